@@ -1,0 +1,190 @@
+"""A binary that the user gives is asked what it is before anything is concluded from it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from svidproof import tools
+from svidproof.tools import inspection, pins
+
+ENVOY = "envoy  version: bad8280de85c25b147a90c1d9b8a8c67a13e7134/1.40.0/Clean/RELEASE/BoringSSL"
+
+
+def script(path: Path, body: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def envoy(tmp_path: Path) -> Path:
+    return script(tmp_path / "my-envoy", f"echo\necho '{ENVOY}'")
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path / "cache"))
+    for name in tools.known_tools():
+        monkeypatch.delenv(tools.variable(name), raising=False)
+
+
+def test_suite_knows_its_tools() -> None:
+    """The pins name the SPIRE server and agent and Envoy, each with its default version."""
+    known = tools.known_tools()
+
+    assert {"spire-server", "spire-agent", "envoy"} <= {*known}
+    for name in known:
+        assert pins.current().tool(name).version in tools.known_versions(name)
+
+
+def test_every_pinned_checksum_is_a_sha256() -> None:
+    """No checksum of the pins is a placeholder or cut short."""
+    text = (pins.data_directory() / "tools.toml").read_text(encoding="utf-8")
+
+    sums = re.findall(r'^(?:linux|darwin)-\w+ = "(.*)"$', text, re.MULTILINE)
+
+    assert sums
+    assert all(re.fullmatch(r"[0-9a-f]{64}", each) and len({*each}) > 8 for each in sums)
+
+
+def test_given_binary_is_put_under_test(envoy: Path) -> None:
+    """A binary given by path is used as it is, with the version that it tells."""
+    tool = tools.resolve("envoy", given=tools.parse_given([f"envoy={envoy}"]))
+
+    assert (tool.path, tool.version, tool.source) == (envoy, "1.40.0", "given")
+    assert re.fullmatch(r"[0-9a-f]{64}", tool.sha256)
+
+
+def test_environment_gives_a_binary(envoy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SVIDPROOF_TOOL_<NAME> gives a binary as the option does."""
+    monkeypatch.setenv("SVIDPROOF_TOOL_ENVOY", str(envoy))
+
+    tool = tools.resolve("envoy")
+
+    assert (tool.path, tool.source) == (envoy, "given")
+
+
+def test_option_goes_before_environment(
+    envoy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A binary given by option is used although the environment names another."""
+    monkeypatch.setenv("SVIDPROOF_TOOL_ENVOY", str(tmp_path / "nowhere"))
+
+    assert tools.resolve("envoy", given={"envoy": envoy}).path == envoy
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        pytest.param("envoy", "write NAME=PATH", id="no-equals"),
+        pytest.param("envoy=", "write NAME=PATH", id="no-path"),
+        pytest.param("nginx=/bin/sh", "'nginx' is not a tool", id="unknown-tool"),
+        pytest.param("envoy={tmp}/nowhere", "does not exist", id="missing"),
+        pytest.param("envoy={tmp}", "is not a file", id="directory"),
+        pytest.param("envoy={tmp}/plain", "is not executable", id="not-executable"),
+    ],
+)
+def test_wrong_option_is_a_usage_error(tmp_path: Path, item: str, message: str) -> None:
+    """A --tool that cannot be meant is refused in one line that says why."""
+    (tmp_path / "plain").touch()
+
+    with pytest.raises(tools.ToolUsageError, match=message) as raised:
+        tools.parse_given([item.format(tmp=tmp_path)])
+
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        pytest.param(":", "is not envoy: its --version printed nothing like", id="silent"),
+        pytest.param("echo nginx 1.2.3", "is not envoy", id="another-program"),
+        pytest.param("echo no libssl >&2; exit 127", r"exit code 127 \(no libssl\)", id="fails"),
+        pytest.param("kill -SEGV $$", "killed by SIGSEGV", id="crashes"),
+        pytest.param("exec sleep 60", "did not end within", id="hangs"),
+    ],
+)
+def test_wrong_program_is_a_usage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, message: str
+) -> None:
+    """A program that is not the tool, or does not start, is refused in one line."""
+    monkeypatch.setattr(inspection, "_SECONDS", 0.5)
+    path = script(tmp_path / "program", body)
+
+    with pytest.raises(tools.ToolUsageError, match=message) as raised:
+        tools.resolve("envoy", given={"envoy": path})
+
+    assert "\n" not in str(raised.value)
+
+
+def test_binary_for_another_machine_is_a_usage_error(tmp_path: Path) -> None:
+    """A file that the kernel cannot run is refused in one line."""
+    path = tmp_path / "program"
+    path.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(57))
+    path.chmod(0o755)
+
+    with pytest.raises(tools.ToolUsageError, match="is it built for this machine"):
+        tools.inspect("envoy", path)
+
+
+def test_agent_does_not_pass_for_the_server(tmp_path: Path) -> None:
+    """The server and the agent tell the same version and are still told apart."""
+    path = script(
+        tmp_path / "spire-agent",
+        '[ "$1" = --version ] && echo 1.15.3 >&2 || echo "Usage: spire-agent [--version]"',
+    )
+
+    agent = tools.inspect("spire-agent", path)
+
+    assert agent.version == "1.15.3"
+    with pytest.raises(tools.ToolUsageError, match="is not spire-server: its --help"):
+        tools.inspect("spire-server", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "printed", "version"),
+    [
+        pytest.param("envoy", ENVOY, "1.40.0", id="envoy"),
+        pytest.param("envoy", "/opt/e  version: 0/1.41.0-dev//DEBUG/", "1.41.0-dev", id="custom"),
+        pytest.param("envoy", "edge version: f00/v1.39.3/Modified", "1.39.3", id="vendor"),
+        pytest.param("spire-server", "1.15.3", "1.15.3", id="spire"),
+        pytest.param("spire-agent", "1.16.0-dev-f00ba2", "1.16.0-dev-f00ba2", id="spire-dev"),
+        pytest.param("spire-server", "warning\nv1.15.3-12-gabc", "1.15.3-12-gabc", id="describe"),
+        pytest.param("spire-server", "jq-1.6", None, id="not-spire"),
+        pytest.param("envoy", "version: 1.40", None, id="not-envoy"),
+    ],
+)
+def test_version_is_read_leniently(name: str, printed: str, version: str | None) -> None:
+    """Released, custom and development builds tell their version; other programs do not."""
+    match = pins.current().tool(name).probes[0].pattern.search(printed)
+
+    assert (match["version"] if match else None) == version
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        pytest.param(None, "1.40.0", id="default"),
+        pytest.param("1.36.4", "1.36.4", id="exact"),
+        pytest.param("v1.40.0", "1.40.0", id="tag"),
+        pytest.param("1.39", "1.39.3", id="minor"),
+    ],
+)
+def test_version_is_chosen_among_the_pinned(wanted: str | None, chosen: str) -> None:
+    """A version may be asked for exactly, as a tag, or by its minor release."""
+    assert pins.current().tool("envoy").choose(wanted) == chosen
+
+
+def test_unpinned_version_is_a_usage_error() -> None:
+    """A version without a pin is refused with the list of those that have one."""
+    with pytest.raises(tools.ToolUsageError, match=r"spire-server 9\.9\.9 .* one of 1\.15\.3"):
+        tools.resolve("spire-server", version="9.9.9")
+
+
+def test_given_binary_of_another_version_is_a_usage_error(envoy: Path) -> None:
+    """A given binary and a version that it does not have are a contradiction."""
+    with pytest.raises(tools.ToolUsageError, match=r"is envoy 1\.40\.0, not the 1\.39"):
+        tools.resolve("envoy", given={"envoy": envoy}, version="1.39")
+
+    assert tools.resolve("envoy", given={"envoy": envoy}, version="1.40").path == envoy
