@@ -12,6 +12,7 @@ ENVOY = "envoy  version: bad8280de85c25b147a90c1d9b8a8c67a13e7134/1.40.0/Clean/R
 
 
 def script(path: Path, body: str) -> Path:
+    """Write an executable script."""
     path.write_text(f"#!/bin/sh\n{body}\n", encoding="utf-8")
     path.chmod(0o755)
     return path
@@ -19,6 +20,7 @@ def script(path: Path, body: str) -> Path:
 
 @pytest.fixture
 def envoy(tmp_path: Path) -> Path:
+    """Return a wrapper that answers as Envoy does."""
     return script(tmp_path / "my-envoy", f"echo\necho '{ENVOY}'")
 
 

@@ -1,0 +1,163 @@
+"""The logs of agent and server tell each rotation, and nothing that did not happen."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from svidproof import requirement
+from svidproof.components.envoy import BUNDLE
+from svidproof.watch import LogRecord, Observation, Rotation
+from svidproof.watch.logs import parse_time
+from svidproof.watch.observation import LAG, WANTED
+
+WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
+each_workload = pytest.mark.parametrize("name", WORKLOADS)
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """One SDS response and the request that acknowledged it."""
+
+    response: LogRecord
+    request: LogRecord
+
+
+@requirement("EVENTS-1")
+@each_workload
+def test_agent_tells_each_renewal(rotations: Observation, name: str) -> None:
+    """Each rotation has the agent's line with the ID, the entry and the old SVID's end."""
+    lines = _renewals(rotations, name)
+
+    for rotation in rotations.rotations(name):
+        found = [line for line in lines if _tells(line, rotation)]
+        assert len(found) == 1, f"{len(found)} lines for {_name(rotation)} among {len(lines)}"
+        assert found[0].level == "info"
+        assert found[0].fields.get("entry_id") == rotations.testbed.entry_id(name)
+        assert found[0].wall <= rotation.after.first.wall, "told after it had happened"
+
+
+@requirement("EVENTS-2")
+@each_workload
+def test_server_tells_each_signature(rotations: Observation, name: str) -> None:
+    """Each rotation has the server's signing line with the new serial, the ID and the end."""
+    signed = {line.fields.get("serial_num"): line for line in _signatures(rotations, name)}
+
+    for rotation in rotations.rotations(name):
+        line = signed.get(str(rotation.after.serial))
+        assert line, f"no signing line for {_name(rotation)} among {len(signed)}"
+        assert parse_time(line.fields["expiration"]) == rotation.after.not_after
+        assert line.fields.get("entry_id") == rotations.testbed.entry_id(name)
+        assert line.wall <= rotation.after.first.wall, "told after it had happened"
+
+
+@requirement("EVENTS-3")
+@each_workload
+@pytest.mark.parametrize("secret", ["svid", "bundle"])
+def test_each_push_is_acknowledged(rotations: Observation, name: str, secret: str) -> None:
+    """Each rotation is pushed by SDS and acknowledged with its nonce, name and version."""
+    own = rotations.testbed.scenario.spiffe_id(name)
+    pushed = list(_pushes(rotations, own, own if secret == "svid" else BUNDLE))
+
+    for rotation in rotations.rotations(name):
+        near = [p for p in pushed if abs(_delay(p, rotation)) <= LAG]
+        assert near, f"no acknowledged push of the {secret} for {_name(rotation)}"
+    versions = [int(p.response.fields["version_info"]) for p in pushed]
+    assert versions == sorted(set(versions)), f"versions of one stream: {versions}"
+    for push in pushed:
+        assert push.request.fields["version_info"] == push.response.fields["version_info"]
+        assert push.response.wall <= push.request.wall
+
+
+@requirement("EVENTS-4")
+@each_workload
+def test_no_renewal_is_told_that_did_not_happen(rotations: Observation, name: str) -> None:
+    """Every renewal and every signature in the logs belongs to an SVID that was delivered."""
+    seen = rotations.rotations(name)
+    last = seen[-1].after.first.wall
+    serials = {str(sighting.serial) for sighting in rotations.delivered(name)}
+
+    renewals = [line for line in _renewals(rotations, name) if line.wall <= last]
+    signatures = [line for line in _signatures(rotations, name) if line.wall <= last]
+
+    assert len(renewals) == len(seen), f"{len(renewals)} renewals told, {len(seen)} seen"
+    told = {line.fields.get("serial_num") for line in signatures}
+    assert told == serials, f"signed and delivered differ by {told ^ serials}"
+
+
+@requirement("EVENTS-4")
+@each_workload
+def test_cache_tells_each_update(rotations: Observation, name: str) -> None:
+    """The agent's cache tells each new SVID once."""
+    last = rotations.rotations(name)[-1].after.first.wall
+    own = rotations.testbed.scenario.spiffe_id(name)
+    texts = rotations.testbed.messages
+
+    lines = rotations.logs(rotations.testbed.agent.component, texts.updated)
+
+    told = [r for r in lines if r.fields.get("spiffe_id") == own and r.wall <= last]
+    assert len(told) == len(rotations.delivered(name))
+
+
+@requirement("EVENTS-3")
+def test_each_sidecar_has_one_stream_for_each_secret(rotations: Observation) -> None:
+    """Each sidecar asks for its SVID and for the bundle once, and keeps these streams."""
+    texts, agent = rotations.testbed.messages, rotations.testbed.agent.component
+    requests = rotations.logs(agent, texts.sds_request)
+
+    opened = sorted(
+        name
+        for record in requests
+        if not record.fields["nonce"]
+        for name in json.loads(record.fields["resource_names"])
+    )
+
+    own = [rotations.testbed.scenario.spiffe_id(name) for name in WORKLOADS]
+    assert opened == sorted([*own, *[BUNDLE] * len(own)])
+    answers = rotations.logs(agent, texts.sds_response)
+    assert len(answers) >= len(opened) * (WANTED + 1)
+
+
+def _renewals(rotations: Observation, name: str) -> list[LogRecord]:
+    testbed = rotations.testbed
+    lines = rotations.logs(testbed.agent.component, testbed.messages.renewing)
+    own = testbed.scenario.spiffe_id(name)
+    return [line for line in lines if line.fields.get("spiffe_id") == own]
+
+
+def _signatures(rotations: Observation, name: str) -> list[LogRecord]:
+    testbed = rotations.testbed
+    lines = rotations.logs(testbed.spire.component, testbed.messages.signed)
+    own = testbed.scenario.spiffe_id(name)
+    return [line for line in lines if line.fields.get("spiffe_id") == own]
+
+
+def _tells(line: LogRecord, rotation: Rotation) -> bool:
+    return parse_time(line.fields["expires_at"]) == rotation.before.not_after
+
+
+def _name(rotation: Rotation) -> str:
+    return f"{rotation.workload} {rotation.before.serial:x} → {rotation.after.serial:x}"
+
+
+def _delay(push: Acknowledged, rotation: Rotation) -> float:
+    return (push.response.wall - rotation.after.first.wall).total_seconds()
+
+
+def _pushes(rotations: Observation, own: str, name: str) -> Iterator[Acknowledged]:
+    """The acknowledged pushes of one secret to one sidecar.
+
+    Responses carry no names: a response belongs to the request that answers its nonce. A sidecar's
+    process is known by its having asked for its own SVID.
+    """
+    texts, agent = rotations.testbed.messages, rotations.testbed.agent.component
+    requests = rotations.logs(agent, texts.sds_request)
+    responses = rotations.logs(agent, texts.sds_response)
+    wanted = json.dumps([own])
+    processes = {r.fields["pid"] for r in requests if r.fields["resource_names"] == wanted}
+    answers = {r.fields["nonce"]: r for r in responses if r.fields["pid"] in processes}
+    for request in requests:
+        nonce = request.fields["nonce"]
+        if nonce in answers and request.fields["resource_names"] == json.dumps([name]):
+            yield Acknowledged(answers[nonce], request)

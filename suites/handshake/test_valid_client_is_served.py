@@ -1,0 +1,31 @@
+"""The valid client's way through both sidecars."""
+
+import uuid
+
+import pytest
+
+from svidproof import Testbed, requirement
+from svidproof.checks import assert_accepted, assert_counted
+
+CALLS = [
+    pytest.param("api", "api", id="spiffe-tls13", marks=requirement("HANDSHAKE-2")),
+    pytest.param("api-tls12", "api", id="spiffe-tls12", marks=requirement("HANDSHAKE-2")),
+    pytest.param(
+        "api-trusted-ca", "api-trusted-ca", id="trusted-ca", marks=requirement("HANDSHAKE-8")
+    ),
+]
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(("call", "server"), CALLS)
+def test_valid_client_is_served(api: Testbed, call: str, server: str) -> None:
+    """One request of the valid client is answered 200 `ok`, and the app saw just that one."""
+    client, workload, tag = api.workload("valid-api-client"), api.workload(server), uuid.uuid4().hex
+    before = workload.tally()
+
+    exchange = client.envoy.request(call, "/orders", tag=tag)
+
+    assert_accepted(exchange)
+    seen = workload.app.seen(before.requests)
+    assert [(s.tag, s.path, s.client_id) for s in seen] == [(tag, "/orders", client.spiffe_id)]
+    assert_counted(workload, before, {"listener.inbound.ssl.handshake": 1})

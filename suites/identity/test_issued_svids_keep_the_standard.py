@@ -1,0 +1,194 @@
+"""What SPIRE issues, read off the certificates that Envoy really serves and holds.
+
+An Envoy that accepts a flawed certificate hides an issuer's mistake, so the mistake is looked for
+in the certificate itself: in every one that was seen, not in a sample.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from cryptography import x509
+
+from svidproof import Testbed, budgets, eventually, requirement
+from svidproof.watch import Source
+from svidproof.watch.timeline import spiffe_ids
+
+Chain = tuple[x509.Certificate, ...]
+SERVING = ["api", "api-trusted-ca"]
+
+
+@pytest.fixture
+def chains(api: Testbed) -> list[tuple[str, Chain]]:
+    """Every chain seen so far in any sidecar, with its workload; each serving one on the wire."""
+
+    def seen() -> list[tuple[str, Chain]]:
+        timeline = api.watch.timeline
+        served = timeline.sightings(Source.WIRE)
+        missing = set(SERVING) - {s.workload for s in served}
+        assert not missing, f"nothing served yet by {missing}"
+        held = timeline.sightings(Source.SECRETS)
+        missing = set(api.workloads) - {s.workload for s in held}
+        assert not missing, f"nothing held yet by {missing}"
+        return [(s.workload, s.chain) for s in (*served, *held)]
+
+    return eventually(seen, budgets.SECRETS_READY, alive=api.assert_alive)
+
+
+@pytest.fixture
+def leaves(chains: list[tuple[str, Chain]]) -> list[tuple[str, x509.Certificate]]:
+    """The SVIDs, each with its workload."""
+    return [(name, chain[0]) for name, chain in chains]
+
+
+@pytest.fixture
+def signers(chains: list[tuple[str, Chain]], api: Testbed) -> list[x509.Certificate]:
+    """The signing certificates: SPIRE's own, which the chains bring along, and the bundle's."""
+    brought = [certificate for _, chain in chains for certificate in chain[1:]]
+    assert brought, "no chain brings a signing certificate along"
+    return [*dict.fromkeys(brought), *api.spire.bundle()]
+
+
+@requirement("IDENTITY-20")
+def test_svid_has_exactly_one_uri_san(leaves: list[tuple[str, x509.Certificate]]) -> None:
+    """Each SVID has exactly one URI SAN."""
+    for name, leaf in leaves:
+        assert len(spiffe_ids(leaf)) == 1, f"{name}: {spiffe_ids(leaf)}"
+
+
+@requirement("IDENTITY-22")
+def test_svid_names_its_workload(
+    api: Testbed, leaves: list[tuple[str, x509.Certificate]]
+) -> None:
+    """Each SVID's ID is its workload's own, and has a path."""
+    for name, leaf in leaves:
+        [uri] = spiffe_ids(leaf)
+        assert uri == api.scenario.spiffe_id(name)
+        assert uri.removeprefix("spiffe://").partition("/")[2], f"{name}: no path in {uri}"
+
+
+@requirement("IDENTITY-23")
+def test_uri_san_is_critical_without_subject(
+    leaves: list[tuple[str, x509.Certificate]],
+) -> None:
+    """Where the subject is empty, the SAN extension is critical."""
+    for name, leaf in leaves:
+        san = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        assert san.critical or leaf.subject.rdns, f"{name}: empty subject, SAN not critical"
+
+
+@requirement("IDENTITY-24")
+def test_signing_id_has_no_path(signers: list[x509.Certificate]) -> None:
+    """A signing certificate's ID, if it has one, is that of the trust domain."""
+    for signer in signers:
+        for uri in spiffe_ids(signer):
+            assert uri == "spiffe://example.org", f"{signer.subject.rfc4514_string()}: {uri}"
+
+
+@requirement("IDENTITY-26")
+def test_signing_certificate_is_ca(signers: list[x509.Certificate]) -> None:
+    """A signing certificate says cA=true."""
+    for signer in signers:
+        assert _constraints(signer).ca, f"{signer.subject.rfc4514_string()} is no CA"
+
+
+@requirement("IDENTITY-27")
+def test_svid_is_no_ca(leaves: list[tuple[str, x509.Certificate]]) -> None:
+    """An SVID says cA=false, or nothing."""
+    for name, leaf in leaves:
+        constraints = list(_find(leaf, x509.BasicConstraints))
+        assert not any(extension.value.ca for extension in constraints), f"{name} is a CA"
+
+
+@requirement("IDENTITY-28")
+def test_key_usage_is_set(chains: list[tuple[str, Chain]]) -> None:
+    """Every certificate of every chain has a keyUsage."""
+    for name, chain in chains:
+        for certificate in chain:
+            assert list(_find(certificate, x509.KeyUsage)), f"{name}: no keyUsage"
+
+
+@requirement("IDENTITY-29")
+def test_key_usage_is_critical(chains: list[tuple[str, Chain]]) -> None:
+    """Every keyUsage is critical."""
+    for name, chain in chains:
+        for certificate in chain:
+            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
+            assert usage.critical, f"{name}: keyUsage is not critical"
+
+
+@requirement("IDENTITY-30")
+def test_signing_certificate_may_sign(signers: list[x509.Certificate]) -> None:
+    """A signing certificate's keyUsage has keyCertSign."""
+    for signer in signers:
+        assert _usage(signer).key_cert_sign, f"{signer.subject.rfc4514_string()} may not sign"
+
+
+@requirement("IDENTITY-31")
+def test_svid_has_digital_signature(leaves: list[tuple[str, x509.Certificate]]) -> None:
+    """An SVID's keyUsage has digitalSignature."""
+    for name, leaf in leaves:
+        assert _usage(leaf).digital_signature, f"{name}: no digitalSignature"
+
+
+@requirement("IDENTITY-32")
+def test_svid_has_no_key_cert_sign(leaves: list[tuple[str, x509.Certificate]]) -> None:
+    """An SVID's keyUsage does not have keyCertSign."""
+    for name, leaf in leaves:
+        assert not _usage(leaf).key_cert_sign, f"{name}: keyCertSign"
+
+
+@requirement("IDENTITY-33")
+def test_svid_has_no_crl_sign(leaves: list[tuple[str, x509.Certificate]]) -> None:
+    """An SVID's keyUsage does not have cRLSign."""
+    for name, leaf in leaves:
+        assert not _usage(leaf).crl_sign, f"{name}: cRLSign"
+
+
+@requirement("IDENTITY-34")
+def test_extended_key_usage_serves_both_sides(
+    leaves: list[tuple[str, x509.Certificate]],
+) -> None:
+    """An SVID's extended key usage, if it has one, names server and client authentication."""
+    both = {x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH}
+    for name, leaf in leaves:
+        for extension in _find(leaf, x509.ExtendedKeyUsage):
+            missing = [oid._name for oid in both - set(extension.value)]
+            assert not missing, f"{name}: extended key usage lacks {missing}"
+
+
+@requirement("IDENTITY-101")
+def test_chain_leads_to_the_bundle(api: Testbed, chains: list[tuple[str, Chain]]) -> None:
+    """Each chain is signed link by link up to the trust bundle, and no link ends before the SVID."""
+    bundle = api.spire.bundle()
+    for name, chain in chains:
+        links = [*chain]
+        roots = [root for root in bundle if root.subject == chain[-1].issuer]
+        assert roots, f"{name}: {chain[-1].issuer.rfc4514_string()} is not in the bundle"
+        for certificate, issuer in zip(links, [*links[1:], roots[0]], strict=True):
+            certificate.verify_directly_issued_by(issuer)
+            assert chain[0].not_valid_after_utc <= issuer.not_valid_after_utc, (
+                f"{name}: the SVID outlives {issuer.subject.rfc4514_string()}"
+            )
+
+
+@requirement("IDENTITY-102")
+def test_serials_are_never_used_twice(chains: list[tuple[str, Chain]]) -> None:
+    """No two certificates have the same serial number, and each is long enough to be random."""
+    certificates = {c for _, chain in chains for c in chain}
+    serials = {c.serial_number for c in certificates}
+    assert len(serials) == len(certificates), "a serial number was used twice"
+    assert min(c.serial_number.bit_length() for _, (c, *_) in chains) >= 64
+
+
+def _find(
+    certificate: x509.Certificate, kind: type[x509.ExtensionType]
+) -> Iterator[x509.Extension[x509.ExtensionType]]:
+    return (e for e in certificate.extensions if isinstance(e.value, kind))
+
+
+def _usage(certificate: x509.Certificate) -> x509.KeyUsage:
+    return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+
+
+def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints:
+    return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value

@@ -1,0 +1,85 @@
+"""Traffic during the rotations: no valid request fails, and no invalid one gets through."""
+
+from cryptography.hazmat.primitives import hashes
+
+from svidproof import requirement
+from svidproof.watch import Observation, Source
+from svidproof.watch.observation import LAG, WANTED
+from svidproof.watch.timeline import Request
+
+RATE = 10.0  # requests a second that the watch sends through the valid client
+ENOUGH = 0.5  # of them: checks that count hold them back, and so does a busy machine
+
+
+@requirement("ROTATION-6")
+def test_no_request_fails(rotations: Observation, measure) -> None:  # type: ignore[no-untyped-def]
+    """Ten requests a second through both sidecars succeed all through the rotations."""
+    requests = _window(rotations, "valid-api-client")
+
+    failed = [r for r in requests if r.status != 200]
+    assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
+    seconds = requests[-1].sent.at - requests[0].sent.at
+    rate = len(requests) / seconds
+    measure("requests during rotations", len(requests), "requests")
+    assert rate >= RATE * ENOUGH, f"only {rate:.1f} requests a second in {seconds:.0f} s"
+    for name in ("api", "valid-api-client"):
+        for rotation in rotations.rotations(name):
+            near = [r for r in requests if abs(r.sent.at - rotation.after.first.at) <= LAG]
+            assert near, f"no request within {LAG} s of a rotation of {name}"
+
+
+@requirement("ROTATION-7")
+def test_new_connections_present_the_new_certificate(rotations: Observation) -> None:
+    """After a rotation the app is told of the client's new certificate, and not of the old one."""
+    delivered = rotations.delivered("valid-api-client")
+    order = {s.chain[0].fingerprint(hashes.SHA256()).hex(): n for n, s in enumerate(delivered)}
+    seen_by_app = {s.tag: s.client_hash for s in rotations.testbed.workload("api").app.seen()}
+    presented = set()
+
+    for request in _window(rotations, "valid-api-client"):
+        number = order.get(seen_by_app.get(request.tag) or "")
+        assert number is not None, f"the app saw a certificate of nobody's: {request}"
+        presented.add(number)
+        if number + 1 < len(delivered):
+            stale = request.sent.at - delivered[number + 1].first.at
+            assert stale <= LAG, f"an SVID was presented {stale:.1f} s after its successor came"
+
+    assert presented >= set(range(1, len(delivered))), f"presented: {sorted(presented)}"
+
+
+@requirement("ROTATION-7")
+def test_listener_serves_the_new_certificate(rotations: Observation) -> None:
+    """After a rotation the API's listener serves new connections the new certificate."""
+    served = rotations.seen(Source.WIRE, "api")
+
+    for rotation in rotations.rotations("api"):
+        assert rotation.after.serial in served, f"{rotation.after.serial:x} was never served"
+        old = served.get(rotation.before.serial)
+        if old is not None:
+            stale = old.last.at - rotation.after.first.at
+            assert stale <= LAG, f"the old certificate was served {stale:.1f} s longer"
+
+
+@requirement("ROTATION-8")
+def test_refused_client_rotates_and_stays_refused(rotations: Observation) -> None:
+    """The invalid client's SVID rotates like the others, and it is refused each time."""
+    requests = _window(rotations, "invalid-api-client")
+    tags = {request.tag for request in requests}
+
+    assert len(rotations.rotations("invalid-api-client")) >= WANTED, rotations.shortfall
+    served = [r for r in requests if r.status != 503]
+    assert not served, f"{len(served)} of {len(requests)} were not refused: {served[0]}"
+    reached = [s for s in rotations.testbed.workload("api").app.seen() if s.tag in tags]
+    assert not reached, f"the app saw {len(reached)} of them"
+    moments = [s.first.at for s in rotations.delivered("invalid-api-client")]
+    for start, end in zip(moments, moments[1:], strict=False):
+        between = [r for r in requests if start <= r.sent.at <= end]
+        assert between, "no attempt between two rotations"
+
+
+def _window(rotations: Observation, client: str) -> list[Request]:
+    requests = [
+        r for r in rotations.timeline.requests(client) if r.sent.at <= rotations.end.at
+    ]
+    assert len(requests) >= WANTED, f"only {len(requests)} requests of {client}"
+    return requests

@@ -1,0 +1,122 @@
+"""Thirty-second SVIDs rotate in time, wholly and without a gap, in every view of them.
+
+All of this is asked of one observation window: rotation cannot be hurried.
+"""
+
+import pytest
+
+from svidproof import requirement
+from svidproof.watch import Observation, Period, Source
+from svidproof.watch.observation import BACKDATING, LAG, TRUNCATION, WANTED
+from svidproof.watch.timeline import key_hash, spiffe_ids
+
+WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
+SERVING = {"api", "api-trusted-ca"}
+each_workload = pytest.mark.parametrize("name", WORKLOADS)
+
+
+@requirement("ROTATION-1")
+@each_workload
+def test_each_rotation_renews_serial_and_key(rotations: Observation, name: str) -> None:
+    """Three or more rotations, each with a new serial and a new key for the same SPIFFE ID."""
+    seen = rotations.rotations(name)
+
+    assert len(seen) >= WANTED, rotations.shortfall
+    leaves = [sighting.chain[0] for sighting in rotations.delivered(name)]
+    assert len({leaf.serial_number for leaf in leaves}) == len(leaves)
+    assert len({key_hash(leaf) for leaf in leaves}) == len(leaves), "a key was used again"
+    own = rotations.testbed.scenario.spiffe_id(name)
+    assert [spiffe_ids(leaf) for leaf in leaves] == [[own]] * len(leaves)
+
+
+@requirement("ROTATION-2")
+@each_workload
+def test_svid_is_renewed_in_time(rotations: Observation, name: str) -> None:
+    """Each SVID is renewed when half its lifetime is left, within SPIRE's jitter."""
+    testbed = rotations.testbed
+    allowed = Period.of(testbed.scenario.svid_ttl, testbed.settings.timing.sync_s)
+
+    for rotation in rotations.rotations(name):
+        issued = rotation.after.not_before.timestamp() + BACKDATING
+        left = rotation.before.not_after.timestamp() - issued
+
+        assert allowed.latest <= left <= allowed.earliest, (
+            f"{name} was renewed with {left:.0f} s left; "
+            f"sound is {allowed.latest:.1f} to {allowed.earliest:.1f} s"
+        )
+
+
+@requirement("ROTATION-3")
+@each_workload
+@pytest.mark.parametrize("source", [Source.CERTS, Source.WORKLOAD_API], ids=lambda s: s.value)
+def test_validity_moves_on_without_a_gap(
+    rotations: Observation, name: str, source: Source
+) -> None:
+    """`valid_from` and `expiration_time` grow, and each SVID is there before the last one ends."""
+    shown = list(rotations.seen(source, name).values())
+
+    assert len(shown) > WANTED, f"{name} showed {len(shown)} certificates at {source.value}"
+    for before, after in zip(shown, shown[1:], strict=False):
+        assert after.not_before > before.not_before
+        assert after.not_after > before.not_after
+        assert after.not_before < before.not_after, "a gap in validity"
+        assert after.first.wall < before.not_after, f"{after.serial:x} came too late"
+
+
+@requirement("ROTATION-4")
+@each_workload
+@pytest.mark.parametrize(
+    "source", [Source.CERTS, Source.SECRETS, Source.WIRE], ids=lambda s: s.value
+)
+def test_no_invalid_certificate_is_ever_shown(
+    rotations: Observation, name: str, source: Source
+) -> None:
+    """No expired and no not-yet-valid certificate is ever shown or served."""
+    if source is Source.WIRE and name not in SERVING:
+        # A client's certificate is on the wire too: the server's side of it is asked by ROTATION-7.
+        source = Source.SECRETS
+    shown = rotations.seen(source, name)
+
+    assert sum(sighting.times for sighting in shown.values()) >= WANTED * 5
+    for sighting in shown.values():
+        assert sighting.first.wall >= sighting.not_before, f"{sighting.serial:x} not yet valid"
+        assert sighting.last.wall <= sighting.not_after, f"{sighting.serial:x} had expired"
+
+
+@requirement("ROTATION-5")
+@each_workload
+def test_all_views_of_an_svid_agree(rotations: Observation, name: str, measure) -> None:  # type: ignore[no-untyped-def]
+    """Workload API, `/certs`, `config_dump` and the wire show each SVID within a stated lag."""
+    sources = [Source.CERTS, Source.SECRETS, *([Source.WIRE] if name in SERVING else [])]
+    delivered = rotations.delivered(name)
+    lags = []
+
+    for source in sources:
+        shown = rotations.seen(source, name)
+        for before, after in zip(delivered, delivered[1:], strict=False):
+            assert after.serial in shown, f"{after.serial:x} never came to {source.value}"
+            lag = shown[after.serial].first.at - after.first.at
+            assert lag <= LAG, f"{after.serial:x} came to {source.value} {lag:.2f} s late"
+            lags.append(lag)
+            if before.serial in shown:
+                stayed = shown[before.serial].last.at - after.first.at
+                assert stayed <= LAG, f"{source.value} showed the old SVID {stayed:.2f} s longer"
+        foreign = set(shown) - {s.serial for s in rotations.timeline.sightings(
+            Source.WORKLOAD_API, name)}  # fmt: skip
+        assert not foreign, f"{source.value} showed what the Workload API never delivered: {foreign}"
+    measure(f"sds-lag {name}", max(lags), "s")
+
+
+@requirement("ROTATION-9")
+@each_workload
+def test_lifetime_is_ttl_plus_backdating(rotations: Observation, name: str) -> None:
+    """Each SVID lives for its entry's TTL, plus the ten seconds by which SPIRE backdates it."""
+    expected = rotations.testbed.scenario.svid_ttl + BACKDATING
+
+    for sighting in rotations.delivered(name):
+        lifetime = (sighting.not_after - sighting.not_before).total_seconds()
+        assert abs(lifetime - expected) <= TRUNCATION, f"{lifetime:.0f} s, not {expected:.0f} s"
+        late = (sighting.first.wall - sighting.not_before).total_seconds() - BACKDATING
+        assert -TRUNCATION <= late <= LAG + TRUNCATION, (
+            f"{sighting.serial:x} was backdated by {BACKDATING + late:.1f} s when it was delivered"
+        )

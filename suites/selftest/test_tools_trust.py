@@ -1,0 +1,99 @@
+"""Downloads trust the authorities that the machine trusts, and no others."""
+
+import datetime as dt
+import http.server
+import ipaddress
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from svidproof.tools import download
+from svidproof.tools.errors import SourceUnavailableError
+
+VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers every request alike."""
+
+    def do_GET(self) -> None:
+        """Answer one request."""
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"trusted")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Server(http.server.HTTPServer):
+    """Takes a client's refusal of its certificate for what it is."""
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    """Make a self-signed certificate for the loopback address, with its key in the same file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "stand-in")])
+    now = dt.datetime.now(dt.UTC)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(hours=1))
+        .not_valid_after(now + dt.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "authority.pem"
+    path.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def url(authority: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Serve over TLS on the loopback address, to a client whose environment trusts nothing."""
+    for name in (*VARIABLES, "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority)
+    with Server(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"https://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
+def test_authority_of_the_environment_is_trusted(
+    url: str, authority: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """An authority that the environment names, in OpenSSL's way or in requests', is trusted."""
+    monkeypatch.setenv(variable, str(authority))
+
+    assert download.text(url) == "trusted"
+
+
+def test_unknown_authority_is_not_trusted(url: str) -> None:
+    """A site that no trusted authority vouches for is passed over with that reason."""
+    with pytest.raises(SourceUnavailableError, match="does not trust"):
+        download.text(url)

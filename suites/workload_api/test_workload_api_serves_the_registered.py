@@ -1,0 +1,116 @@
+"""Who gets an identity from the Workload API, who does not, and how both change."""
+
+import time
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives import serialization
+
+from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
+from svidproof.watch.timeline import spiffe_ids
+from svidproof.workload_api import HEADER, X509Stream, fetch_x509
+
+WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
+AT_ONCE = 1.0  # seconds for an answer that lies ready in the agent's cache
+DENIED = r"No identity issued|Workload attestation failed"
+
+
+@requirement("WLAPI-1")
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_registered_process_gets_its_svid(api: Testbed, name: str) -> None:
+    """A registered process gets its own SVID, key and bundle, nobody else's, and at once."""
+    workload = api.workload(name)
+    start = time.monotonic()
+
+    answer = fetch_x509(workload.envoy.workload_api())
+
+    took = time.monotonic() - start
+    assert answer.code is grpc.StatusCode.OK, answer.details
+    assert [svid.spiffe_id for svid in answer.svids] == [workload.spiffe_id]
+    [svid] = answer.svids
+    assert spiffe_ids(svid.chain[0]) == [workload.spiffe_id], "the leaf does not come first"
+    assert _public(svid.key_der) == _spki(svid.chain[0]), "the key is not the certificate's"
+    assert set(svid.bundle) == set(api.spire.bundle())
+    assert answer.federated == ()
+    assert took <= AT_ONCE, f"took {took:.2f} s"
+
+
+@requirement("WLAPI-2")
+@needs(Capability.UNREGISTERED_PROCESS)
+def test_unregistered_process_is_denied(api: Testbed) -> None:
+    """A process without an entry gets PermissionDenied, and no message before it."""
+    with api.provoking(api.agent.component, DENIED):
+        answer = fetch_x509(api.prober.workload_api())
+
+    assert answer.code is grpc.StatusCode.PERMISSION_DENIED, answer
+    assert answer.messages == 0
+    assert answer.svids == ()
+
+
+@requirement("WLAPI-3")
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param((), id="absent"),
+        pytest.param(((HEADER[0][0], "false"),), id="false"),
+        pytest.param(((HEADER[0][0], "True"),), id="capital"),
+        pytest.param(((HEADER[0][0], ""),), id="empty"),
+    ],
+)
+def test_call_without_header_is_refused(
+    api: Testbed, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    """A registered process that does not send `workload.spiffe.io: true` gets InvalidArgument."""
+    target = api.workload("api").envoy.workload_api()
+
+    control = fetch_x509(target)
+    answer = fetch_x509(target, metadata=metadata)
+
+    assert control.code is grpc.StatusCode.OK, control.details
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, answer
+    assert answer.messages == 0
+
+
+@requirement("WLAPI-4")
+@needs(Capability.UNREGISTERED_PROCESS)
+def test_registration_gives_and_takes_identity(api: Testbed) -> None:
+    """A process gets an SVID once it is registered, and loses it once its entry is deleted."""
+    target = api.prober.workload_api()
+    wanted = api.scenario.spiffe_id("late")
+    ended: list[grpc.StatusCode] = []
+
+    with api.provoking(api.agent.component, DENIED):
+        with api.registered("late", api.prober.selectors) as entry:
+            _await(target, grpc.StatusCode.OK, wanted)
+            stream = X509Stream(target, lambda answer: ended.append(answer.code))
+            api.spire.delete_entry(entry)
+            _await(target, grpc.StatusCode.PERMISSION_DENIED, None)
+        eventually(lambda: _assert_last(ended), budgets.REGISTRATION)
+        stream.close()
+
+
+def _assert_last(ended: list[grpc.StatusCode]) -> None:
+    last = ended[-1] if ended else None
+    assert last is grpc.StatusCode.PERMISSION_DENIED, f"the open stream got {last}"
+
+
+def _await(target: str, code: grpc.StatusCode, spiffe_id: str | None) -> None:
+    def answered() -> None:
+        answer = fetch_x509(target)
+        got = answer.svids[0].spiffe_id if answer.svids else None
+        assert (answer.code, got) == (code, spiffe_id), f"{answer.code.name} {got}"
+
+    eventually(answered, budgets.REGISTRATION)
+
+
+def _public(key_der: bytes) -> bytes:
+    key = serialization.load_der_private_key(key_der, password=None)
+    return key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def _spki(certificate) -> bytes:  # type: ignore[no-untyped-def]
+    return certificate.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
