@@ -2,11 +2,18 @@
 
 import pytest
 
-from svidproof import Testbed
+from svidproof import Progress, Testbed
 from svidproof.testbeds import Testbeds
+from svidproof.watch import Observation, observe
 
 
 @pytest.fixture(scope="session")
 def api(testbeds: Testbeds) -> Testbed:
     """A server, a client that it accepts, and one that it does not."""
     return testbeds.get("api")
+
+
+@pytest.fixture(scope="session")
+def rotations(api: Testbed, progress: Progress) -> Observation:
+    """What was seen until every workload had rotated often enough; checks that ask go last."""
+    return observe(api, progress)

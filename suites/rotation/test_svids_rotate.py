@@ -77,6 +77,7 @@ def test_no_invalid_certificate_is_ever_shown(
         source = Source.SECRETS
     shown = rotations.seen(source, name)
 
+    assert not rotations.testbed.watch.errors, rotations.testbed.watch.errors[:3]
     assert sum(sighting.times for sighting in shown.values()) >= WANTED * 5
     for sighting in shown.values():
         assert sighting.first.wall >= sighting.not_before, f"{sighting.serial:x} not yet valid"
