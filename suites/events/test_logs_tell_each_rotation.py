@@ -33,8 +33,9 @@ def test_agent_tells_each_renewal(rotations: Observation, name: str) -> None:
     for rotation in rotations.rotations(name):
         found = [line for line in lines if _tells(line, rotation)]
         assert len(found) == 1, f"{len(found)} lines for {_name(rotation)} among {len(lines)}"
-        assert found[0].level == "info"
-        assert found[0].fields.get("entry_id") == rotations.testbed.entry_id(name)
+        assert found[0].level == "info", f"told at level {found[0].level}"
+        entry = found[0].fields.get("entry_id")
+        assert entry == rotations.testbed.entry_id(name), f"told of entry {entry}"
         assert found[0].wall <= rotation.after.first.wall, "told after it had happened"
 
 
@@ -47,8 +48,10 @@ def test_server_tells_each_signature(rotations: Observation, name: str) -> None:
     for rotation in rotations.rotations(name):
         line = signed.get(str(rotation.after.serial))
         assert line, f"no signing line for {_name(rotation)} among {len(signed)}"
-        assert parse_time(line.fields["expiration"]) == rotation.after.not_after
-        assert line.fields.get("entry_id") == rotations.testbed.entry_id(name)
+        end = parse_time(line.fields["expiration"])
+        assert end == rotation.after.not_after, f"told {end}, signed {rotation.after.not_after}"
+        entry = line.fields.get("entry_id")
+        assert entry == rotations.testbed.entry_id(name), f"told of entry {entry}"
         assert line.wall <= rotation.after.first.wall, "told after it had happened"
 
 
@@ -66,8 +69,9 @@ def test_each_push_is_acknowledged(rotations: Observation, name: str, secret: st
     versions = [int(p.response.fields["version_info"]) for p in pushed]
     assert versions == sorted(set(versions)), f"versions of one stream: {versions}"
     for push in pushed:
-        assert push.request.fields["version_info"] == push.response.fields["version_info"]
-        assert push.response.wall <= push.request.wall
+        sent, acknowledged = (r.fields["version_info"] for r in (push.response, push.request))
+        assert acknowledged == sent, f"version {sent} was acknowledged as {acknowledged}"
+        assert push.response.wall <= push.request.wall, "acknowledged before it was sent"
 
 
 @requirement("EVENTS-4")
@@ -97,7 +101,8 @@ def test_cache_tells_each_update(rotations: Observation, name: str) -> None:
     lines = rotations.logs(rotations.testbed.agent.component, texts.updated)
 
     told = [r for r in lines if r.fields.get("spiffe_id") == own and r.wall <= last]
-    assert len(told) == len(rotations.delivered(name))
+    svids = rotations.delivered(name)
+    assert len(told) == len(svids), f"{len(told)} updates told, {len(svids)} SVIDs delivered"
 
 
 @requirement("EVENTS-3")
@@ -114,9 +119,26 @@ def test_each_sidecar_has_one_stream_for_each_secret(rotations: Observation) -> 
     )
 
     own = [rotations.testbed.scenario.spiffe_id(name) for name in WORKLOADS]
-    assert opened == sorted([*own, *[BUNDLE] * len(own)])
-    answers = rotations.logs(agent, texts.sds_response)
-    assert len(answers) >= len(opened) * (WANTED + 1)
+    wanted = sorted([*own, *[BUNDLE] * len(own)])
+    assert opened == wanted, f"streams were opened for {opened}"
+
+
+@requirement("EVENTS-3")
+def test_no_push_is_left_unacknowledged(rotations: Observation) -> None:
+    """Every SDS response has a nonce of its own, and a request acknowledges it."""
+    texts, agent = rotations.testbed.messages, rotations.testbed.agent.component
+    responses = rotations.logs(agent, texts.sds_response)
+    settled = [r for r in responses if r.wall <= rotations.cutoff.wall]
+
+    nonces = [(r.fields["pid"], r.fields["nonce"]) for r in responses]
+    requests = rotations.logs(agent, texts.sds_request)
+    acknowledged = {(r.fields["pid"], r.fields["nonce"]) for r in requests}
+
+    streams = 2 * len(WORKLOADS)
+    assert len(settled) >= streams * WANTED, f"only {len(settled)} responses on {streams} streams"
+    assert len(set(nonces)) == len(nonces), "a nonce was used twice"
+    left = {(r.fields["pid"], r.fields["nonce"]) for r in settled} - acknowledged
+    assert not left, f"{len(left)} responses were not acknowledged"
 
 
 def _renewals(rotations: Observation, name: str) -> list[LogRecord]:

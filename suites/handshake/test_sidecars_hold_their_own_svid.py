@@ -14,14 +14,16 @@ WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
 def test_certs_show_own_svid_and_bundle(api: Testbed, name: str) -> None:
     """Every TLS context in `/certs` presents the sidecar's own ID and trusts exactly the bundle."""
     workload = api.workload(name)
-    bundle = {certificate.serial_number for certificate in api.spire.bundle()}
+    bundle = {certificate.serial_number for certificate in api.trust_bundle}
 
     contexts = workload.envoy.certs()
 
     assert contexts, f"{name} has no TLS context"
     for context in contexts:
-        assert [c.uris for c in context.chain[:1]] == [(workload.spiffe_id,)]
-        assert {c.serial for c in context.authorities} == bundle
+        own = [c.uris for c in context.chain[:1]]
+        assert own == [(workload.spiffe_id,)], f"{name} presents {own}"
+        trusted = {c.serial for c in context.authorities}
+        assert trusted == bundle, f"{name} trusts {len(trusted)} CAs, the bundle has {len(bundle)}"
 
 
 @requirement("HANDSHAKE-1")
@@ -32,13 +34,15 @@ def test_secrets_are_own_svid_and_bundle(api: Testbed, name: str) -> None:
 
     secrets = workload.envoy.secrets()
 
-    assert set(secrets) == {workload.spiffe_id, BUNDLE}
+    assert set(secrets) == {workload.spiffe_id, BUNDLE}, f"{name} holds {sorted(secrets)}"
     svid, bundle = secrets[workload.spiffe_id], secrets[BUNDLE]
-    assert spiffe_ids(svid.certificates[0]) == [workload.spiffe_id]
-    assert set(bundle.certificates) == set(api.spire.bundle())
-    assert bundle.validator == workload.spec.validator
+    ids = spiffe_ids(svid.certificates[0])
+    assert ids == [workload.spiffe_id], f"{name} holds an SVID of {ids}"
+    trusted, genuine = set(bundle.certificates), api.trust_bundle
+    assert trusted == genuine, f"{name} trusts {len(trusted)} CAs, the bundle has {len(genuine)}"
+    assert bundle.validator == workload.spec.validator, f"{name} got a {bundle.validator} context"
     if bundle.validator == "spiffe":
-        assert bundle.trust_domains == (api.scenario.trust_domain,)
+        assert bundle.trust_domains == (api.scenario.trust_domain,), bundle.trust_domains
 
 
 @requirement("HANDSHAKE-1")
@@ -53,3 +57,12 @@ def test_certs_and_secrets_agree(api: Testbed, name: str) -> None:
         assert delivered in shown, f"SDS delivered {delivered:x}, /certs shows {shown}"
 
     eventually(agree, budgets.SECRETS_READY)
+
+
+@requirement("HANDSHAKE-1")
+def test_server_publishes_the_bundle(api: Testbed) -> None:
+    """The server's own bundle is the root that it was given, and nothing else."""
+    bundle = api.spire.bundle()
+
+    subjects = [certificate.subject.rfc4514_string() for certificate in bundle]
+    assert set(bundle) == api.trust_bundle, f"the bundle holds {subjects}"

@@ -26,6 +26,6 @@ def test_valid_client_is_served(api: Testbed, call: str, server: str) -> None:
     exchange = client.envoy.request(call, "/orders", tag=tag)
 
     assert_accepted(exchange)
-    seen = workload.app.seen(before.requests)
-    assert [(s.tag, s.path, s.client_id) for s in seen] == [(tag, "/orders", client.spiffe_id)]
+    seen = [(s.tag, s.path, s.client_id) for s in workload.app.seen(before.requests)]
+    assert seen == [(tag, "/orders", client.spiffe_id)], f"the app saw {seen}"
     assert_counted(workload, before, {"listener.inbound.ssl.handshake": 1})

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from svidproof import Testbed, budgets, eventually, requirement
 from svidproof.watch import Source
@@ -178,6 +179,19 @@ def test_serials_are_never_used_twice(everything_seen: list[tuple[str, Chain]]) 
     serials = {c.serial_number for c in certificates}
     assert len(serials) == len(certificates), "a serial number was used twice"
     assert min(c.serial_number.bit_length() for _, (c, *_) in everything_seen) >= 64
+
+
+@requirement("IDENTITY-103")
+def test_keys_and_signatures_are_strong(everything_seen: list[tuple[str, Chain]]) -> None:
+    """Each SVID has an EC P-256 key, and nothing in a chain is signed with less than SHA-256."""
+    for name, chain in everything_seen:
+        key = chain[0].public_key()
+        kind = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
+        assert kind == "secp256r1", f"{name}: the key is {kind}"
+        for certificate in chain:
+            digest = certificate.signature_hash_algorithm
+            assert digest is not None, f"{name}: signed without a digest"
+            assert digest.digest_size >= 32, f"{name}: signed with {digest.name}"
 
 
 def _find(

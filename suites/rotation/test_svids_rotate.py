@@ -23,10 +23,11 @@ def test_each_rotation_renews_serial_and_key(rotations: Observation, name: str) 
 
     assert len(seen) >= WANTED, rotations.shortfall
     leaves = [sighting.chain[0] for sighting in rotations.delivered(name)]
-    assert len({leaf.serial_number for leaf in leaves}) == len(leaves)
+    assert len({leaf.serial_number for leaf in leaves}) == len(leaves), "a serial was used again"
     assert len({key_hash(leaf) for leaf in leaves}) == len(leaves), "a key was used again"
     own = rotations.testbed.scenario.spiffe_id(name)
-    assert [spiffe_ids(leaf) for leaf in leaves] == [[own]] * len(leaves)
+    ids = {uri for leaf in leaves for uri in spiffe_ids(leaf)}
+    assert ids == {own}, f"{name} was given {sorted(ids)}"
 
 
 @requirement("ROTATION-2")
@@ -57,8 +58,8 @@ def test_validity_moves_on_without_a_gap(
 
     assert len(shown) > WANTED, f"{name} showed {len(shown)} certificates at {source.value}"
     for before, after in zip(shown, shown[1:], strict=False):
-        assert after.not_before > before.not_before
-        assert after.not_after > before.not_after
+        assert after.not_before > before.not_before, f"valid_from stands at {before.not_before}"
+        assert after.not_after > before.not_after, f"the end stands at {before.not_after}"
         assert after.not_before < before.not_after, "a gap in validity"
         assert after.first.wall < before.not_after, f"{after.serial:x} came too late"
 
@@ -78,7 +79,8 @@ def test_no_invalid_certificate_is_ever_shown(
     shown = rotations.seen(source, name)
 
     assert not rotations.testbed.watch.errors, rotations.testbed.watch.errors[:3]
-    assert sum(sighting.times for sighting in shown.values()) >= WANTED * 5
+    looks = sum(sighting.times for sighting in shown.values())
+    assert looks >= WANTED * 5, f"{source.value} was looked at only {looks} times"
     for sighting in shown.values():
         assert sighting.first.wall >= sighting.not_before, f"{sighting.serial:x} not yet valid"
         assert sighting.last.wall <= sighting.not_after, f"{sighting.serial:x} had expired"

@@ -4,6 +4,7 @@ import time
 
 import grpc
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
@@ -11,7 +12,7 @@ from svidproof.watch.timeline import spiffe_ids
 from svidproof.workload_api import HEADER, X509Stream, fetch_x509
 
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
-AT_ONCE = 1.0  # seconds for an answer that lies ready in the agent's cache
+AT_ONCE = 2.0  # seconds for an answer that lies ready in the agent's cache
 DENIED = r"No identity issued|Workload attestation failed"
 
 
@@ -25,13 +26,13 @@ def test_registered_process_gets_its_svid(api: Testbed, name: str) -> None:
     answer = fetch_x509(workload.envoy.workload_api())
 
     took = time.monotonic() - start
-    assert answer.code is grpc.StatusCode.OK, answer.details
-    assert [svid.spiffe_id for svid in answer.svids] == [workload.spiffe_id]
+    ids = [svid.spiffe_id for svid in answer.svids]
+    assert ids == [workload.spiffe_id], f"{name} got: {answer}"
     [svid] = answer.svids
     assert spiffe_ids(svid.chain[0]) == [workload.spiffe_id], "the leaf does not come first"
     assert _public(svid.key_der) == _spki(svid.chain[0]), "the key is not the certificate's"
-    assert set(svid.bundle) == set(api.spire.bundle())
-    assert answer.federated == ()
+    assert set(svid.bundle) == api.trust_bundle, f"{len(svid.bundle)} authorities in the bundle"
+    assert answer.federated == (), f"bundles of {answer.federated}"
     assert took <= AT_ONCE, f"took {took:.2f} s"
 
 
@@ -42,9 +43,8 @@ def test_unregistered_process_is_denied(api: Testbed) -> None:
     with api.provoking(api.agent.component, DENIED):
         answer = fetch_x509(api.prober.workload_api())
 
-    assert answer.code is grpc.StatusCode.PERMISSION_DENIED, answer
-    assert answer.messages == 0
-    assert answer.svids == ()
+    assert answer.code is grpc.StatusCode.PERMISSION_DENIED, str(answer)
+    assert answer.messages == 0, str(answer)
 
 
 @requirement("WLAPI-3")
@@ -66,9 +66,9 @@ def test_call_without_header_is_refused(
     control = fetch_x509(target)
     answer = fetch_x509(target, metadata=metadata)
 
-    assert control.code is grpc.StatusCode.OK, control.details
-    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, answer
-    assert answer.messages == 0
+    assert control.code is grpc.StatusCode.OK, str(control)
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, str(answer)
+    assert answer.messages == 0, str(answer)
 
 
 @requirement("WLAPI-4")
@@ -110,7 +110,7 @@ def _public(key_der: bytes) -> bytes:
     )
 
 
-def _spki(certificate) -> bytes:  # type: ignore[no-untyped-def]
+def _spki(certificate: x509.Certificate) -> bytes:
     return certificate.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
