@@ -1,3 +1,3 @@
-"""Lets plain pytest find the plugin in a checkout."""
+"""Lets plain pytest find the plugin in a checkout, and the selftests run pytest in pytest."""
 
-pytest_plugins = ["svidproof.plugin"]
+pytest_plugins = ["svidproof.plugin", "pytester"]

@@ -57,15 +57,15 @@ def test_server_tells_each_signature(rotations: Observation, name: str) -> None:
 
 @requirement("EVENTS-3")
 @each_workload
-@pytest.mark.parametrize("secret", ["svid", "bundle"])
-def test_each_push_is_acknowledged(rotations: Observation, name: str, secret: str) -> None:
+@pytest.mark.parametrize("kind", ["svid", "bundle"])
+def test_each_push_is_acknowledged(rotations: Observation, name: str, kind: str) -> None:
     """Each rotation is pushed by SDS and acknowledged with its nonce, name and version."""
     own = rotations.testbed.scenario.spiffe_id(name)
-    pushed = list(_pushes(rotations, own, own if secret == "svid" else BUNDLE))
+    pushed = list(_pushes(rotations, own, own if kind == "svid" else BUNDLE))
 
     for rotation in rotations.rotations(name):
         near = [p for p in pushed if abs(_delay(p, rotation)) <= LAG]
-        assert near, f"no acknowledged push of the {secret} for {_name(rotation)}"
+        assert near, f"no acknowledged push of the {kind} for {_name(rotation)}"
     versions = [int(p.response.fields["version_info"]) for p in pushed]
     assert versions == sorted(set(versions)), f"versions of one stream: {versions}"
     for push in pushed:

@@ -10,7 +10,9 @@ from svidproof.checks import assert_accepted
 
 @pytest.fixture
 def genuine_client_is_accepted(
-    request: pytest.FixtureRequest, api: Testbed, quiet: None
+    request: pytest.FixtureRequest,
+    api: Testbed,
+    quiet: None,  # noqa: ARG001  it is the order
 ) -> Iterator[None]:
     """Control: the same client without the flaw is accepted there just before and just after."""
     callspec = getattr(request.node, "callspec", None)

@@ -88,9 +88,7 @@ def test_flawed_client_is_refused(api: Testbed, server: str, version: Version, r
 @pytest.mark.usefixtures("genuine_client_is_accepted")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("server", SERVERS)
-def test_client_without_certificate_is_refused(
-    api: Testbed, server: str, version: Version
-) -> None:
+def test_client_without_certificate_is_refused(api: Testbed, server: str, version: Version) -> None:
     """A client that presents no certificate is told that one is required."""
     workload = api.workload(server)
     before = workload.tally()
@@ -108,7 +106,9 @@ def test_refused_client_gets_no_http_byte(api: Testbed, flaw: Flaw, version: Ver
     """A refused client, even one that sends its request early, reads no byte of HTTP."""
     credential = api.forged_client(flaw)
 
-    exchange = api.prober.get(api.workload("api"), credential=credential, versions=(version, version))
+    exchange = api.prober.get(
+        api.workload("api"), credential=credential, versions=(version, version)
+    )
 
     assert_not_answered(exchange)
 

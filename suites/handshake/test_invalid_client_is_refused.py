@@ -37,7 +37,7 @@ def _connections_are_logged(api: Testbed) -> Iterator[None]:
 
 
 @pytest.fixture
-def _valid_client_is_served(api: Testbed, quiet: None) -> Iterator[None]:
+def _valid_client_is_served(api: Testbed, quiet: None) -> Iterator[None]:  # noqa: ARG001  it is the order
     """Control: the valid client gets through on the same path, before and after."""
 
     def control() -> None:

@@ -29,7 +29,7 @@ BY_NAME_TRUSTED_CA = BY_NAME | {
 
 
 @pytest.fixture(autouse=True)
-def _genuine_server_is_accepted(api: Testbed, quiet: None) -> Iterator[None]:
+def _genuine_server_is_accepted(api: Testbed, quiet: None) -> Iterator[None]:  # noqa: ARG001  it is the order
     """Control: the same impostor with a flawless credential is accepted, before and after."""
 
     def control() -> None:

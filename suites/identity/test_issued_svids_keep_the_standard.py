@@ -4,17 +4,21 @@ An Envoy that accepts a flawed certificate hides an issuer's mistake, so the mis
 in the certificate itself: in every one that was seen, not in a sample.
 """
 
+import contextlib
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from svidproof import Testbed, budgets, eventually, requirement
 from svidproof.watch import Source
 from svidproof.watch.timeline import spiffe_ids
 
 Chain = tuple[x509.Certificate, ...]
+E = TypeVar("E", bound=x509.ExtensionType)
 SERVING = ["api", "api-trusted-ca"]
 
 
@@ -57,9 +61,7 @@ def test_svid_has_exactly_one_uri_san(leaves: list[tuple[str, x509.Certificate]]
 
 
 @requirement("IDENTITY-22")
-def test_svid_names_its_workload(
-    api: Testbed, leaves: list[tuple[str, x509.Certificate]]
-) -> None:
+def test_svid_names_its_workload(api: Testbed, leaves: list[tuple[str, x509.Certificate]]) -> None:
     """Each SVID's ID is its workload's own, and has a path."""
     for name, leaf in leaves:
         uri = next(iter(spiffe_ids(leaf)), "")
@@ -150,7 +152,7 @@ def test_extended_key_usage_serves_both_sides(
     leaves: list[tuple[str, x509.Certificate]],
 ) -> None:
     """An SVID's extended key usage, if it has one, names server and client authentication."""
-    both = {x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH}
+    both = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
     for name, leaf in leaves:
         for extension in _find(leaf, x509.ExtendedKeyUsage):
             missing = [oid._name for oid in both - set(extension.value)]
@@ -159,7 +161,7 @@ def test_extended_key_usage_serves_both_sides(
 
 @requirement("IDENTITY-101")
 def test_chain_leads_to_the_bundle(api: Testbed, everything_seen: list[tuple[str, Chain]]) -> None:
-    """Each chain is signed link by link up to the trust bundle, and no link ends before the SVID."""
+    """Each chain is signed link by link up to the bundle, and no link ends before the SVID."""
     bundle = api.spire.bundle()
     for name, chain in everything_seen:
         links = [*chain]
@@ -194,10 +196,9 @@ def test_keys_and_signatures_are_strong(everything_seen: list[tuple[str, Chain]]
             assert digest.digest_size >= 32, f"{name}: signed with {digest.name}"
 
 
-def _find(
-    certificate: x509.Certificate, kind: type[x509.ExtensionType]
-) -> Iterator[x509.Extension[x509.ExtensionType]]:
-    return (e for e in certificate.extensions if isinstance(e.value, kind))
+def _find(certificate: x509.Certificate, kind: type[E]) -> Iterator[x509.Extension[E]]:
+    with contextlib.suppress(x509.ExtensionNotFound):
+        yield certificate.extensions.get_extension_for_class(kind)
 
 
 def _usage(certificate: x509.Certificate) -> x509.KeyUsage:

@@ -1,0 +1,59 @@
+# Everything from a Python >= 3.11 with venv, as an ordinary user. `make` alone prints this list.
+#
+#   make conformance   run the core profile on this machine; the report goes to reports/<run-id>/
+#   make test          lint, types, selftests, then the core profile (what CI runs)
+#   make bench         measure the suite itself, into reports/bench.json
+#   make wheel         build the wheel and use it from a clean environment
+#   make clean         remove what make, tox and the checkers made here; reports and tools stay
+#
+#   PYTHON=python3.13 make …    with another Python
+#   make conformance ARGS='--requirement HANDSHAKE-4'    with options of `svidproof run`
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+# A pip that nobody asked about itself; bytecode is made when a module is first loaded.
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/bin/python -m pip install --quiet --no-compile --no-input
+SAY := @printf '==> %s\n'
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.PHONY: help conformance test bench wheel clean
+
+help:
+	@sed -n '2,11s/^# \{0,1\}//p' Makefile
+
+conformance: $(VENV)/.svidproof
+	$(SAY) 'svidproof run $(ARGS)'
+	@$(VENV)/bin/svidproof run $(ARGS)
+
+test: $(VENV)/.tox
+	$(SAY) 'lint, types, selftests, core profile (tox makes an environment for each)'
+	@$(VENV)/bin/tox run --quiet -e lint,types,selftest,local
+
+bench wheel: $(VENV)/.tox
+	@$(VENV)/bin/tox run --quiet -e $@
+
+clean:
+	rm -rf $(VENV) .tox build dist .mypy_cache .ruff_cache .pytest_cache
+	find fixtures suites -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "svidproof needs Python 3.11 or later, and $(PYTHON) is $$($(PYTHON) -V 2>&1): install one and say PYTHON=python3.X make ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 2; }
+	$(SAY) 'environment in $(VENV)'
+	@$(PYTHON) -m venv --clear $(VENV)
+
+# Editable, so that what runs is always what stands in this checkout: suites/ and manifests/ too.
+$(VENV)/.svidproof: pyproject.toml | $(VENV)/bin/python
+	$(SAY) 'svidproof and its dependencies'
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.tox: pyproject.toml | $(VENV)/bin/python
+	$(SAY) 'tox'
+	@$(PIP) 'tox>=4.24,<5'
+	@touch $@

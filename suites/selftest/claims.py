@@ -1,0 +1,107 @@
+"""The checks of the watch as functions that a test can call on an observation of its own."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+import itertools
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from svidproof.manifests import data_root
+from svidproof.marks import REQUIREMENT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+    from types import ModuleType
+
+    from svidproof.watch import Observation
+
+TOPICS = ("rotation", "events")
+_PARAMETERS = type(pytest.param(0))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One check with one set of its parameters."""
+
+    check: Callable[..., None]
+    arguments: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The check's name."""
+        return self.check.__name__
+
+    @property
+    def requirements(self) -> set[str]:
+        """The requirements that it proves."""
+        marks = self.check.pytestmark  # type: ignore[attr-defined]
+        return {i for mark in marks if mark.name == REQUIREMENT for i in mark.args}
+
+    def failure(self, rotations: Observation) -> str | None:
+        """What the check says against an observation, if it does."""
+        quiet = {"measure": _nothing, "saw": _nothing, "progress": _nothing}
+        known = {"rotations": rotations, **quiet, **self.arguments}
+        wanted = inspect.signature(self.check).parameters
+        try:
+            self.check(**{name: known[name] for name in wanted})
+        except AssertionError as error:
+            return str(error).partition("\n")[0]
+        return None
+
+
+def failures(rotations: Observation) -> dict[str, list[str]]:
+    """The checks that fail on an observation, and what they say."""
+    failed: dict[str, list[str]] = {}
+    for claim in claims():
+        if (message := claim.failure(rotations)) is not None:
+            failed.setdefault(claim.name, []).append(message)
+    return failed
+
+
+@functools.cache
+def claims() -> tuple[Claim, ...]:
+    """Every check of the watch with each set of its parameters."""
+    files = [f for t in TOPICS for f in sorted((data_root() / "suites" / t).glob("test_*.py"))]
+    return tuple(
+        Claim(check, arguments)
+        for file in files
+        for name, check in vars(_load(file)).items()
+        if name.startswith("test_")
+        for arguments in _cases(check)
+    )
+
+
+def _load(file: Path) -> ModuleType:
+    """Load a module of checks by way of pytest, so that a bare assert says what it saw."""
+    finders = (finder.find_spec(file.stem, [str(file.parent)]) for finder in sys.meta_path)
+    spec = next(spec for spec in finders if spec is not None and spec.loader is not None)
+    module = importlib.util.module_from_spec(spec)
+    assert spec.loader
+    spec.loader.exec_module(module)
+    return module
+
+
+def _cases(check: Callable[..., None]) -> Iterator[dict[str, Any]]:
+    marks = [m for m in getattr(check, "pytestmark", ()) if m.name == "parametrize"]
+    for combination in itertools.product(*(list(_rows(*m.args[:2])) for m in marks)):
+        yield {name: value for row in combination for name, value in row.items()}
+
+
+def _rows(names: str | tuple[str, ...], rows: list[Any]) -> Iterator[dict[str, Any]]:
+    keys = [n.strip() for n in names.split(",")] if isinstance(names, str) else names
+    for row in rows:
+        values = row.values if isinstance(row, _PARAMETERS) else row
+        if len(keys) == 1 and not isinstance(row, _PARAMETERS):
+            values = (row,)
+        yield dict(zip(keys, values, strict=True))
+
+
+def _nothing(*_: object) -> None:
+    """Take what a check reports, and leave it."""

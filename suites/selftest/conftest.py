@@ -1,0 +1,111 @@
+"""A small catalogue and a sound report of it, for tests to spoil."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from svidproof.catalogue import Catalogue, parse
+from svidproof.outcome import Result
+from svidproof.report import build
+from svidproof.report.model import Check, Component, Evidence, Measurement, Run
+
+CATALOGUE = """
+[[requirement]]
+id = "ONE-1"
+title = "It holds"
+level = "core"
+profiles = ["core"]
+source = "test"
+[[requirement]]
+id = "ONE-2"
+title = "It nearly holds"
+level = "core"
+profiles = ["core"]
+source = "test"
+[[requirement]]
+id = "TWO-1"
+title = "It may hold"
+level = "extended"
+profiles = ["core", "more"]
+source = "test"
+[[deviation]]
+id = "envoy-lax"
+requirement = "ONE-2"
+check = "*[lax]"
+component = "envoy"
+versions = ">=1.36"
+raises = "Accepted"
+reason = "Envoy is lax"
+link = "https://example.org/lax"
+"""
+STARTED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+Spoil = Callable[..., Evidence]
+
+
+@pytest.fixture
+def catalogue() -> Catalogue:
+    """Two core requirements, one extended, one known deviation."""
+    return parse(CATALOGUE)
+
+
+@pytest.fixture
+def evidence(catalogue: Catalogue) -> Evidence:
+    """What a good run of it finds."""
+    lax = catalogue.deviations[0]
+    return Evidence(
+        run=Run(
+            id="run-1",
+            started=STARTED,
+            finished=STARTED + timedelta(seconds=40),
+            platform="local",
+            profiles=("core",),
+            command="svidproof run",
+            timing="brisk",
+        ),
+        components=(
+            Component("spire-server", "1.15.3", "release", "a" * 64),
+            Component("spire-agent", "1.15.3", "release", "b" * 64),
+            Component("envoy", "1.40.0", "wheel", "c" * 64),
+        ),
+        requirements=("ONE-1", "ONE-2", "TWO-1"),
+        checks=(
+            Check("a/test_a.py::test_a", ("ONE-1",), "It does", Result.PASS, 0.5, "saw it"),
+            Check("a/test_b.py::test_b[x]", ("ONE-2",), "It does", Result.PASS, 0.25),
+            Check(
+                "a/test_b.py::test_b[lax]",
+                ("ONE-2",),
+                "It does",
+                Result.KNOWN_DEVIATION,
+                0.25,
+                "let in",
+                lax,
+            ),
+            Check("a/test_c.py::test_c", ("TWO-1", "ONE-1"), "It does", Result.PASS, 0.1),
+        ),
+        measurements=(Measurement("lag", 0.1, "s", "ONE-1"),),
+    )
+
+
+@pytest.fixture
+def spoil(evidence: Evidence) -> Spoil:
+    """Changes the run, or the result of one check, of the good evidence."""
+
+    def change(check: str | None = None, result: Result = Result.FAIL, **run: Any) -> Evidence:  # noqa: ANN401
+        checks = tuple(
+            replace(c, result=result, message="spoiled", deviation=None)
+            if check and c.id.endswith(check)
+            else c
+            for c in evidence.checks
+        )
+        return replace(evidence, run=replace(evidence.run, **run), checks=checks)
+
+    return change
+
+
+@pytest.fixture
+def report(evidence: Evidence, catalogue: Catalogue) -> dict[str, Any]:
+    """The report of the good run."""
+    return build.build(evidence, catalogue)

@@ -1,0 +1,135 @@
+"""The catalogue says exactly what must hold, and refuses to be read when it does not."""
+
+import pytest
+
+from svidproof import catalogue, child
+from svidproof.catalogue import CatalogueError, Deviation, parse, within
+
+REQUIREMENT = """
+[[requirement]]
+id = "ROTATION-1"
+title = "It turns"
+level = "core"
+profiles = ["core", "spec"]
+source = "scenario api 4"
+"""
+DEVIATION = """
+[[deviation]]
+id = "envoy-lax"
+requirement = "ROTATION-1"
+check = "*[two-uris]"
+component = "envoy"
+versions = ">=1.36,<2"
+raises = "Accepted"
+reason = "Envoy is lax"
+link = "https://example.org/1"
+"""
+
+
+def test_catalogue_is_read_as_written() -> None:
+    """Requirements and deviations come out as they were put in, with a checksum."""
+    read = parse(REQUIREMENT + DEVIATION)
+
+    assert [r.id for r in read.requirements] == ["ROTATION-1"]
+    assert read["ROTATION-1"].title == "It turns"
+    assert read.profiles == ("core", "spec")
+    assert read.of_profile("spec") == read.of_profiles(["core", "spec"]) == read.requirements
+    assert "ROTATION-1" in read
+    assert "ROTATION-2" not in read
+    assert len(read.sha256) == 64
+    assert parse(REQUIREMENT).sha256 != read.sha256
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        pytest.param("x = ", "not TOML", id="no-toml"),
+        pytest.param("[[bogus]]", "unknown tables: bogus", id="unknown-table"),
+        pytest.param(REQUIREMENT * 2, "ROTATION-1 is in the catalogue twice", id="twice"),
+        pytest.param(
+            REQUIREMENT.replace("ROTATION-1", "rotation 1"), "an id looks like", id="id"
+        ),
+        pytest.param(REQUIREMENT.replace('"core"\n', '"soft"\n'), "core or extended", id="level"),
+        pytest.param(REQUIREMENT.replace('["core", "spec"]', "[]"), "no profile", id="profile"),
+        pytest.param(REQUIREMENT.replace('"core", "spec"', '"all"'), "no profile", id="all"),
+        pytest.param(REQUIREMENT.replace("It turns", ""), "must say something", id="title"),
+        pytest.param(
+            REQUIREMENT.replace('title = "It turns"', ""), "ROTATION-1 lacks title", id="lacks"
+        ),
+        pytest.param(REQUIREMENT + "color = 1", "unknown keys: color", id="unknown-key"),
+        pytest.param(
+            REQUIREMENT.replace('"It turns"', "1"), "title must be text", id="not-text"
+        ),
+        pytest.param(DEVIATION, "there is no requirement ROTATION-1", id="of-nothing"),
+        pytest.param(
+            REQUIREMENT + DEVIATION.replace(">=1.36,<2", "new"), "versions look", id="versions"
+        ),
+        pytest.param(
+            REQUIREMENT + DEVIATION.replace("https://example.org/1", ""), "must say", id="link"
+        ),
+    ],
+)
+def test_unsound_catalogue_is_refused(text: str, complaint: str) -> None:
+    """Every mistake is told in one line that names the entry."""
+    with pytest.raises(CatalogueError, match=complaint) as caught:
+        parse(text)
+
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "check", "covers"),
+    [
+        pytest.param("*[two-uris]", "a/test_b.py::test_c[two-uris]", True, id="brackets"),
+        pytest.param("*[two-uris]", "a/test_b.py::test_c[t]", False, id="no-character-class"),
+        pytest.param("*::test_c[tls1?-x]", "a/b.py::test_c[tls12-x]", True, id="question-mark"),
+        pytest.param("test_c", "a/b.py::test_c", False, id="whole-id"),
+    ],
+)
+def test_deviation_names_checks_by_pattern(pattern: str, check: str, *, covers: bool) -> None:
+    """Only `*` and `?` are special: ids have brackets of their own."""
+    deviation = parse(REQUIREMENT + DEVIATION.replace("*[two-uris]", pattern)).deviations[0]
+
+    assert deviation.covers(check, ["ROTATION-1"]) is covers
+    assert not deviation.covers(check, ["ROTATION-2"])
+
+
+@pytest.mark.parametrize(
+    ("versions", "applies"),
+    [
+        pytest.param({"envoy": "1.36.4"}, True, id="in"),
+        pytest.param({"envoy": "1.35.9"}, False, id="older"),
+        pytest.param({"envoy": "1.41.0-dev-ab12"}, True, id="own-build"),
+        pytest.param({"envoy": "unknown"}, False, id="unreadable"),
+        pytest.param({"spire-server": "1.40.0"}, False, id="other-component"),
+        pytest.param({}, False, id="nothing"),
+    ],
+)
+def test_deviation_is_one_of_versions(versions: dict[str, str], *, applies: bool) -> None:
+    """A deviation holds for the versions that have it, and no others."""
+    read = parse(REQUIREMENT + DEVIATION)
+
+    assert read.deviations[0].applies_to(versions) is applies
+    found = read.deviation_of("a[two-uris]", ["ROTATION-1"], versions)
+    assert isinstance(found, Deviation) is applies
+
+
+def test_component_of_parts_must_deviate_in_all() -> None:
+    """SPIRE is its server and its agent."""
+    deviation = parse(REQUIREMENT + DEVIATION.replace('"envoy"', '"spire"')).deviations[0]
+
+    assert deviation.applies_to({"spire-server": "1.40.0", "spire-agent": "1.40.0"})
+    assert not deviation.applies_to({"spire-server": "1.40.0", "spire-agent": "1.30.0"})
+
+
+def test_version_is_compared_by_its_number() -> None:
+    """What follows the number of a development build does not count."""
+    assert within("v1.15.3-dev-unk", ">=1.15,<1.16")
+    assert not within("1.15.3", "<1.15")
+
+
+def test_catalogue_of_the_suites_is_sound() -> None:
+    """The real one can be read, and has a core."""
+    read = catalogue.read(child.suites() / "catalogue.toml")
+
+    assert len(read.of_profile("core")) > 30
