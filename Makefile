@@ -6,7 +6,7 @@
 #   make wheel         build the wheel and use it from a clean environment
 #   make clean         remove what make, tox and the checkers made here; reports and tools stay
 #
-#   PYTHON=python3.13 make …    with another Python
+#   make conformance PYTHON=python3.13                   with another Python
 #   make conformance ARGS='--requirement HANDSHAKE-4'    with options of `svidproof run`
 
 PYTHON ?= python3
@@ -25,7 +25,7 @@ help:
 	@sed -n '2,11s/^# \{0,1\}//p' Makefile
 
 conformance: $(VENV)/.svidproof
-	$(SAY) 'svidproof run $(ARGS)'
+	$(SAY) 'svidproof run'
 	@$(VENV)/bin/svidproof run $(ARGS)
 
 test: $(VENV)/.tox
@@ -40,8 +40,9 @@ clean:
 	find fixtures suites -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	  { echo "svidproof needs Python 3.11 or later, and $(PYTHON) is $$($(PYTHON) -V 2>&1): install one and say PYTHON=python3.X make ..." >&2; exit 2; }
+	@found=$$($(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null); \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "svidproof needs Python 3.11 or later, $(PYTHON) is $${found:-not there}: install one and say make PYTHON=python3.X" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 2; }
 	$(SAY) 'environment in $(VENV)'

@@ -4,12 +4,20 @@ All of this is asked of one observation window: rotation cannot be hurried.
 """
 
 import itertools
+import statistics
 
 import pytest
 
 from svidproof import Measure, requirement
-from svidproof.watch import Observation, Period, Source
-from svidproof.watch.observation import BACKDATING, LAG, TRUNCATION, WANTED
+from svidproof.watch import Observation, Period, Rotation, Source
+from svidproof.watch.observation import (
+    BACKDATING,
+    JITTER,
+    LAG,
+    TRUNCATION,
+    TYPICAL_LAG,
+    WANTED,
+)
 from svidproof.watch.timeline import key_hash, spiffe_ids
 
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
@@ -40,13 +48,32 @@ def test_svid_is_renewed_in_time(rotations: Observation, name: str) -> None:
     allowed = Period.of(testbed.scenario.svid_ttl, testbed.settings.timing.sync_s)
 
     for rotation in rotations.rotations(name):
-        issued = rotation.after.not_before.timestamp() + BACKDATING
-        left = rotation.before.not_after.timestamp() - issued
+        left = _left(rotation)
 
         assert allowed.latest <= left <= allowed.earliest, (
             f"{name} was renewed with {left:.0f} s left; "
             f"sound is {allowed.latest:.1f} to {allowed.earliest:.1f} s"
         )
+
+
+@requirement("ROTATION-2")
+def test_svids_are_renewed_at_half_their_lifetime(
+    rotations: Observation, measure: Measure
+) -> None:
+    """Taken together, renewals happen where SPIRE's rule puts them, with no allowance for load."""
+    testbed = rotations.testbed
+    half = (testbed.scenario.svid_ttl + BACKDATING) / 2
+    sync = testbed.settings.timing.sync_s
+    latest = half * (1 - JITTER) - sync * (1 + JITTER)
+    seen = [r for name in WORKLOADS for r in rotations.rotations(name)]
+
+    left = statistics.median(_left(rotation) for rotation in seen)
+
+    measure("time left at renewal", left, "s")
+    assert latest <= left <= half * (1 + JITTER) + TRUNCATION, (
+        f"half of {len(seen)} SVIDs were renewed with {left:.1f} s left or less; "
+        f"sound is {latest:.1f} to {half * (1 + JITTER) + TRUNCATION:.1f} s"
+    )
 
 
 @requirement("ROTATION-3")
@@ -107,6 +134,8 @@ def test_all_views_of_an_svid_agree(rotations: Observation, name: str, measure: 
         foreign = set(shown) - set(rotations.seen(Source.WORKLOAD_API, name))
         assert not foreign, f"{source.value} showed what was never delivered: {foreign}"
     measure(f"sds-lag {name}", max(lags), "s")
+    typical = statistics.median(lags)
+    assert typical <= TYPICAL_LAG, f"half of the views of {name} lag by {typical:.2f} s or more"
 
 
 @requirement("ROTATION-9")
@@ -122,3 +151,9 @@ def test_lifetime_is_ttl_plus_backdating(rotations: Observation, name: str) -> N
         assert -TRUNCATION <= late <= LAG + TRUNCATION, (
             f"{sighting.serial:x} was backdated by {BACKDATING + late:.1f} s when it was delivered"
         )
+
+
+def _left(rotation: Rotation) -> float:
+    """Seconds that the old SVID had left when the new one was signed, read off both."""
+    signed = rotation.after.not_before.timestamp() + BACKDATING
+    return rotation.before.not_after.timestamp() - signed

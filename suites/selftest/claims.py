@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import inspect
 import itertools
+import re
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svidproof.manifests import data_root
-from svidproof.marks import REQUIREMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,12 +38,6 @@ class Claim:
         """The check's name."""
         return self.check.__name__
 
-    @property
-    def requirements(self) -> set[str]:
-        """The requirements that it proves."""
-        marks = self.check.pytestmark  # type: ignore[attr-defined]
-        return {i for mark in marks if mark.name == REQUIREMENT for i in mark.args}
-
     def failure(self, rotations: Observation) -> str | None:
         """What the check says against an observation, if it does."""
         quiet = {"measure": _nothing, "saw": _nothing, "progress": _nothing}
@@ -63,6 +57,19 @@ def failures(rotations: Observation) -> dict[str, list[str]]:
         if (message := claim.failure(rotations)) is not None:
             failed.setdefault(claim.name, []).append(message)
     return failed
+
+
+def assert_red(rotations: Observation, red: dict[str, str]) -> None:
+    """Exactly the checks in `red` fail, each with a message that matches its pattern there."""
+    failed = failures(rotations)
+    assert set(failed) == set(red), failed
+    for check, pattern in red.items():
+        assert any(re.search(pattern, message) for message in failed[check]), failed[check]
+
+
+def checks_of(*files: str) -> set[str]:
+    """The names of all checks in these modules."""
+    return {claim.name for claim in claims() if claim.check.__module__ in files}
 
 
 @functools.cache

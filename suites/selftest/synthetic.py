@@ -6,8 +6,8 @@ parser reads, and every look of the watch is made one by one, on a clock of its 
 
 from __future__ import annotations
 
+import functools
 import json
-import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -22,7 +22,8 @@ from svidproof.components.app import SeenRequest
 from svidproof.components.envoy import BUNDLE
 from svidproof.credentials import Authority, Template
 from svidproof.scenario import load_scenario
-from svidproof.testbed import BRISK, Provoked, Settings
+from svidproof.settings import BRISK, Settings
+from svidproof.testbed import Provoked
 from svidproof.watch import LogRecord, Moment, Observation, Source
 from svidproof.watch.logs import parse_line
 from svidproof.watch.messages import messages_for
@@ -62,7 +63,7 @@ class Issue:
         """Its serial number."""
         return self.leaf.serial_number
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """What Envoy tells the app of it."""
         return self.leaf.fingerprint(hashes.SHA256()).hex()
@@ -76,6 +77,40 @@ class Look:
     source: Source
     workload: str
     chain: tuple[x509.Certificate, ...]
+
+
+def moment(at: float) -> Moment:
+    """An instant on both clocks, so many seconds after the start."""
+    # Half past a second, so that whole seconds are cut off the same way everywhere.
+    start = datetime(2026, 1, 2, 3, 4, 5, 500_000, tzinfo=UTC)
+    return Moment(1000.0 + at, start + timedelta(seconds=at))
+
+
+def mint(
+    name: str,
+    at: float,
+    key: ec.EllipticCurvePrivateKey | None = None,
+    **template: Any,  # noqa: ANN401  fields of Template
+) -> Issue:
+    """Sign an SVID as SPIRE would at `at`, but for what `template` says."""
+    scenario = load_scenario("api")
+    ttl = timedelta(seconds=scenario.svid_ttl)
+    values = {"uris": (scenario.spiffe_id(name),), "not_after": ttl, **template}
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    then = SimpleNamespace(now=lambda _zone: moment(at).wall)
+    with mock.patch.object(credentials, "datetime", then):
+        credential = _signer(scenario.trust_domain).issue(name, Template(**values), key=key)
+    return Issue(at, key, credential.chain)
+
+
+# What is sound is minted once for all tests.
+_sound = functools.cache(mint)
+
+
+@functools.cache
+def _signer(trust_domain: str) -> Authority:
+    root = Authority.create("root", trust_domain)
+    return root.intermediate("spire", f"spiffe://{trust_domain}")
 
 
 @dataclass
@@ -93,49 +128,26 @@ class World:
         """Issue four SVIDs to each workload and tell all that follows from it."""
         self.scenario = load_scenario("api")
         self.messages = messages_for("1.15.3")
-        # Half past a second, so that whole seconds are cut off the same way everywhere.
-        self.start = Moment(1000.0, datetime(2026, 1, 2, 3, 4, 5, 500_000, tzinfo=UTC))
-        root = Authority.create("root", self.scenario.trust_domain)
-        self._signer = root.intermediate("spire", f"spiffe://{self.scenario.trust_domain}")
+        self.start = moment(0)
         self.names = tuple(self.scenario.workloads)
         self.issues = {
-            name: [self.mint(name, offset + PERIOD * n) for n in range(WANTED + 1)]
+            name: [_sound(name, offset + PERIOD * n) for n in range(WANTED + 1)]
             for offset, name in enumerate(self.names)
         }
         self.tell()
-
-    def moment(self, at: float) -> Moment:
-        """An instant on both clocks."""
-        return Moment(self.start.at + at, self.start.wall + timedelta(seconds=at))
 
     def entry(self, name: str) -> str:
         """The ID of a workload's registration entry."""
         return f"entry-of-{name}"
 
-    def mint(
-        self,
-        name: str,
-        at: float,
-        key: ec.EllipticCurvePrivateKey | None = None,
-        **template: Any,  # noqa: ANN401  fields of Template
-    ) -> Issue:
-        """Sign an SVID as SPIRE would at `at`, but for what `template` says."""
-        ttl = timedelta(seconds=self.scenario.svid_ttl)
-        values = {"uris": (self.scenario.spiffe_id(name),), "not_after": ttl, **template}
-        key = key or ec.generate_private_key(ec.SECP256R1())
-        now = {"now.return_value": self.moment(at).wall}
-        with mock.patch.object(credentials, "datetime", **now):
-            credential = self._signer.issue(name, Template(**values), key=key)
-        return Issue(at, key, credential.chain)
-
     def reissue(self, name: str, number: int, **changes: Any) -> None:  # noqa: ANN401  as in mint
         """Issue one SVID otherwise, and tell everything anew."""
-        self.issues[name][number] = self.mint(name, self.issues[name][number].at, **changes)
+        self.issues[name][number] = mint(name, self.issues[name][number].at, **changes)
         self.tell()
 
     def reschedule(self, name: str, *times: float) -> None:
         """Issue a workload's SVIDs at other times, and tell everything anew."""
-        self.issues[name] = [self.mint(name, at) for at in times]
+        self.issues[name] = [mint(name, at) for at in times]
         self.tell()
 
     def came(self, name: str, number: int) -> float:
@@ -174,18 +186,18 @@ class World:
         self.log(AGENT, 9.0, "info", self.messages.renewing, **decoy,
                  expires_at="2026-01-02T03:04:36Z")  # fmt: skip
         self.log(AGENT, 4.0, "error", "No identity issued", registered=False)
-        self.provoked = [Provoked(AGENT, "No identity issued", self.moment(3.5), self.moment(5.0))]
+        self.provoked = [Provoked(AGENT, "No identity issued", moment(3.5), moment(5.0))]
         self.logs.sort(key=lambda record: record.wall)
 
     def log(self, component: str, at: float, level: str, message: str, **fields: object) -> None:
         """Write one line as SPIRE does."""
-        time = self.moment(at).wall.strftime("%Y-%m-%dT%H:%M:%S.%f") + "123Z"
+        time = moment(at).wall.strftime("%Y-%m-%dT%H:%M:%S.%f") + "123Z"
         line = json.dumps({"level": level, "msg": message, "time": time, **fields})
-        self.logs.append(parse_line(component, line, self.moment(at + 0.05)))
+        self.logs.append(parse_line(component, line, moment(at + 0.05)))
 
     def print(self, component: str, at: float, line: str) -> None:
         """Write one line of no form."""
-        self.logs.append(parse_line(component, line, self.moment(at)))
+        self.logs.append(parse_line(component, line, moment(at)))
 
     def find(self, message: str, number: int = 0, **fields: str) -> LogRecord:
         """A line by its message and its fields."""
@@ -201,7 +213,7 @@ class World:
 
     def date(self, record: LogRecord, at: float) -> None:
         """Write another time into one line."""
-        self.logs[self.logs.index(record)] = replace(record, wall=self.moment(at).wall)
+        self.logs[self.logs.index(record)] = replace(record, wall=moment(at).wall)
 
     def nonce(self, name: str, secret: str, number: int) -> str:
         """The nonce of one push."""
@@ -225,18 +237,17 @@ class World:
         tags = {r.tag for r in self.requests if r.client == name
                 and since <= r.sent.at - self.start.at <= until}  # fmt: skip
         told = f"Hash={client_hash};URI={self.scenario.spiffe_id(name)}"
-        self.seen = [
-            replace(s, client_certificate=told) if s.tag in tags else s for s in self.seen
-        ]
+        self.seen = [replace(s, client_certificate=told) if s.tag in tags else s for s in self.seen]
 
     def observation(self) -> Observation:
         """What the watch makes of it."""
         timeline = Timeline()
         timeline.start = self.start
-        with mock.patch.object(Moment, "now") as now:
-            for look in sorted(self.looks, key=lambda look: look.at):
+        looks = sorted(self.looks, key=lambda look: look.at)
+        moments = iter([moment(look.at) for look in looks])
+        with mock.patch.object(Moment, "now", functools.partial(next, moments)):
+            for look in looks:
                 leaf = look.chain[0]
-                now.return_value = self.moment(look.at)
                 timeline.sighted(
                     look.source,
                     look.workload,
@@ -252,9 +263,8 @@ class World:
         short = [f"{count} of {name}" for name, count in counts.items() if count < WANTED] or [""]
         testbed = cast("Testbed", self._testbed(timeline))
         shortfall = f"{WANTED} rotations of each workload: not in time; last seen: {short[0]}"
-        return Observation(
-            testbed, self.moment(self.cutoff), self.moment(self.end), shortfall if short[0] else None
-        )
+        cutoff, end = moment(self.cutoff), moment(self.end)
+        return Observation(testbed, cutoff, end, shortfall if short[0] else None)
 
     def _testbed(self, timeline: Timeline) -> SimpleNamespace:
         app = SimpleNamespace(seen=lambda: self.seen)
@@ -294,7 +304,7 @@ class World:
             if issue is None or self._held("api", at) is None:
                 continue
             tag = f"{client}-{number}"
-            self.requests.append(Request(client, "api", tag, self.moment(at), status, note))
+            self.requests.append(Request(client, "api", tag, moment(at), status, note))
             if status == 200:
                 told = f"Hash={issue.hash};URI={self.scenario.spiffe_id(client)}"
                 self.seen.append(SeenRequest(tag, "/", told))
@@ -325,8 +335,3 @@ class World:
                      version_info=version, count=1)  # fmt: skip
             self.log(AGENT, at + 0.02, "debug", texts.sds_request, **asked, nonce=nonce,
                      version_info=version)  # fmt: skip
-
-
-def serial_of(issue: Issue) -> str:
-    """A serial as a message writes it, for a pattern."""
-    return re.escape(f"{issue.serial:x}")

@@ -46,9 +46,7 @@ def test_catalogue_is_read_as_written() -> None:
         pytest.param("x = ", "not TOML", id="no-toml"),
         pytest.param("[[bogus]]", "unknown tables: bogus", id="unknown-table"),
         pytest.param(REQUIREMENT * 2, "ROTATION-1 is in the catalogue twice", id="twice"),
-        pytest.param(
-            REQUIREMENT.replace("ROTATION-1", "rotation 1"), "an id looks like", id="id"
-        ),
+        pytest.param(REQUIREMENT.replace("ROTATION-1", "rotation 1"), "an id looks like", id="id"),
         pytest.param(REQUIREMENT.replace('"core"\n', '"soft"\n'), "core or extended", id="level"),
         pytest.param(REQUIREMENT.replace('["core", "spec"]', "[]"), "no profile", id="profile"),
         pytest.param(REQUIREMENT.replace('"core", "spec"', '"all"'), "no profile", id="all"),
@@ -57,9 +55,7 @@ def test_catalogue_is_read_as_written() -> None:
             REQUIREMENT.replace('title = "It turns"', ""), "ROTATION-1 lacks title", id="lacks"
         ),
         pytest.param(REQUIREMENT + "color = 1", "unknown keys: color", id="unknown-key"),
-        pytest.param(
-            REQUIREMENT.replace('"It turns"', "1"), "title must be text", id="not-text"
-        ),
+        pytest.param(REQUIREMENT.replace('"It turns"', "1"), "title must be text", id="not-text"),
         pytest.param(DEVIATION, "there is no requirement ROTATION-1", id="of-nothing"),
         pytest.param(
             REQUIREMENT + DEVIATION.replace(">=1.36,<2", "new"), "versions look", id="versions"

@@ -1,0 +1,326 @@
+"""The command tells every foreseeable trouble in one line, with the right exit code."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from svidproof import catalogue as catalogues
+from svidproof import child, cli, doctor, interrupts, selection, selftest, standing, tools
+from svidproof.catalogue import Catalogue
+from svidproof.platforms import registry
+from svidproof.report import build, publish
+from svidproof.report.model import Evidence
+from svidproof.sabotage import Sabotage
+from svidproof.settings import TIMINGS
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def svidproof(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process; returns its exit code and what it wrote."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["svidproof", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test's own, with nothing in it."""
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path / "cache"))
+    for name in selection.TOOLS:
+        monkeypatch.delenv(tools.variable(name), raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("run", "--platform", "moon"), "unknown platform moon: there are local"),
+        (("run", "--platform", "kind"), "platform kind is not built into this version; use local"),
+        (("run", "--profile", "gold"), "unknown profile gold: there are core"),
+        (("run", "--requirement", "ROTATION-99"), "unknown requirement ROTATION-99: there are"),
+        (("run", "--scenario", "mars"), "unknown scenario mars: there are api"),
+        (("run", "--timing", "slow"), "unknown timing slow: there are brisk, stock"),
+        (("run", "--bogus"), "No such option"),
+        (("bogus",), "No such command"),
+        (("list", "--profile", "gold"), "unknown profile gold"),
+        (("up", "mars"), "unknown scenario mars"),
+        (("doctor", "--platform", "moon"), "unknown platform moon"),
+        (("doctor", "--tool", "envoy"), "write NAME=PATH"),
+        (("tools", "path", "saw"), "'saw' is not a tool"),
+        (("verify",), "Missing argument"),
+        (("verify", "/nowhere.json"), "cannot read /nowhere.json: No such file"),
+        (("verify", "x.json", "--max-age", "long"), "long is not an age like"),
+        (("verify", "x.json", "--expect", "spire"), "spire is not like spire="),
+        (("verify", "x.json", "--profile", "gold"), "unknown profile gold"),
+        (("selftest", "--only", "nothing"), "unknown sabotage nothing: there are"),
+    ],
+)
+def test_wrong_usage_is_one_line(svidproof: Command, words: list[str], complaint: str) -> None:
+    """Exit code 2, what is wrong, and what there is."""
+    code, out, err = svidproof(*words)
+
+    assert code == 2
+    assert out == ""
+    assert err.startswith("svidproof: ")
+    assert complaint in err
+    assert err.count("\n") == 1
+
+
+def test_run_passes_everything_on(svidproof: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options become the plugin's, and what follows `--` is pytest's."""
+    seen: dict[str, Any] = {}
+
+    def fake(options: list[str], extra: tuple[str, ...]) -> int:
+        seen.update(options=options, extra=extra)
+        return 1
+
+    monkeypatch.setattr(child, "run", fake)
+
+    code, _, _ = svidproof(
+        *("run", "--requirement", "ROTATION-1", "--requirement", "ROTATION-2", "--keep"),
+        *("--tool", "envoy=/x", "--report-dir", "out", "--", "-x", "-k", "api"),
+    )
+
+    assert code == 1
+    assert seen["extra"] == ("-x", "-k", "api")
+    assert "--svidproof-requirement=ROTATION-2" in seen["options"]
+    assert "--svidproof-tool=envoy=/x" in seen["options"]
+    assert "--svidproof-report-dir=out" in seen["options"]
+    assert "--svidproof-keep" in seen["options"]
+    assert seen["options"][-1].startswith("svidproof run --requirement ROTATION-1")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(0, 0), (1, 1), (2, 3), (3, 3), (4, 2), (5, 3), (-9, 3), (-15, 3), (139, 3)],
+)
+def test_ends_of_pytest_become_exit_codes(status: int, code: int) -> None:
+    """Only a wrong command line is usage; whatever else is odd is inconclusive."""
+    assert child.exit_code(status) == code
+
+
+def test_child_sees_only_the_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither configuration nor plugins of the place where it is started."""
+    (tmp_path / "test_x.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+
+    assert child.argv(["--a"], ["-x"])[-1] == str(child.suites())
+    assert child.argv([], ["test_x.py::test_y"])[-1] == "test_x.py::test_y"
+    environment = child.environment({"PYTEST_ADDOPTS": "-x", "PYTEST_PLUGINS": "p", "HOME": "/h"})
+    assert environment == {"HOME": "/h", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def test_list_shows_requirements_with_their_checks(svidproof: Command) -> None:
+    """Every core requirement has a check, and every check a claim."""
+    code, out, _ = svidproof("list", "--format", "json")
+
+    rows = json.loads(out)
+    assert code == 0
+    assert [row["id"] for row in rows if row["level"] == "core" and not row["checks"]] == []
+    assert [c["id"] for row in rows for c in row["checks"] if not c["claim"]] == []
+
+
+def test_verify_accepts_and_refuses(
+    svidproof: Command, tmp_path: Path, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory or a file; one bad report spoils the lot."""
+    real = catalogues.read(child.suites() / "catalogue.toml")
+    good = build.build(evidence_of(real, evidence), real)
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    publish.publish(good, tmp_path / "good")
+    (tmp_path / "bad" / "report.json").write_text("{}")
+    (tmp_path / "torn.json").write_text('{"a": ')
+    monkeypatch.setattr(cli, "_catalogue", lambda: real)
+    age = ("--max-age", "99999d")
+
+    assert svidproof("verify", str(tmp_path / "good"), *age)[0] == 0
+    code, out, _ = svidproof("verify", str(tmp_path / "good"), str(tmp_path / "bad"), *age)
+    assert code == 1
+    assert "good/report.json: accepted" in out
+    assert "bad/report.json: refused" in out
+    assert svidproof("verify", str(tmp_path / "torn.json"))[0] == 2
+    assert svidproof("verify", str(tmp_path / "good"))[0] == 1, "it is too old"
+
+
+def evidence_of(catalogue: Catalogue, like: Evidence) -> Evidence:
+    """A good run of the real catalogue."""
+    ids = tuple(r.id for r in catalogue.of_profile("core"))
+    check = replace(like.checks[0], requirements=ids)
+    return replace(like, requirements=ids, checks=(check,))
+
+
+def test_doctor_says_what_to_do(svidproof: Command, cache: Path) -> None:
+    """A machine without tools can get them: that is no illness."""
+    code, out, _ = svidproof("doctor", "--format", "json")
+
+    answer = json.loads(out)
+    by_name = {finding["name"]: finding for finding in answer["findings"]}
+    assert by_name["envoy"]["ok"] is None
+    assert "tools install" in by_name["envoy"]["hint"]
+    assert str(cache) in by_name["cache"]["found"]
+    assert code == (0 if answer["well"] else 3)
+
+
+def test_doctor_finds_what_is_wrong(
+    svidproof: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that is a file, say: exit code 3, and a hint below the line."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path / "file" / "cache"))
+
+    code, out, _ = svidproof("doctor")
+
+    assert code == 3
+    assert "set SVIDPROOF_CACHE to a directory of yours" in out
+    assert "not ready: see above" in out
+    assert not doctor.is_well([doctor.Finding("x", ok=False, found="")])
+
+
+@pytest.mark.usefixtures("cache")
+def test_tools_that_are_not_here_are_said_to_be_missing(svidproof: Command) -> None:
+    """Listing and asking install nothing."""
+    assert svidproof("tools", "list") == (0, "nothing yet: svidproof tools install\n", "")
+    code, _, err = svidproof("tools", "path", "envoy")
+    assert code == 3
+    assert "svidproof tools install envoy" in err
+    assert svidproof("tools", "clean")[0] == 0
+
+
+def test_down_ends_what_is_up_and_nothing_else(svidproof: Command, cache: Path) -> None:
+    """A note whose process has gone, or whose number was given away, is thrown away."""
+    up = cache / "up"
+    up.mkdir(parents=True)
+    mine = {"pid": os.getpid(), "created": psutil.Process().create_time() - 99, "scenario": "api"}
+    (up / "1.json").write_text(json.dumps(mine))
+    (up / "2.json").write_text(json.dumps({**mine, "pid": 2**22 + 1}))
+    (up / "3.json").write_text("torn")
+
+    assert svidproof("down") == (0, "nothing is up\n", "")
+    assert [path.name for path in up.iterdir()] == ["3.json"]
+    assert standing.all_standing() == []
+
+
+SABOTAGE = Sabotage("lax", "it is lax", ("A-1",), "got 200", {})
+
+
+def sabotaged(outcome: str = "fail", message: str = "got 200", **run: str) -> dict[str, Any]:
+    """What the report of a sabotaged run says, as far as it is looked at."""
+    checks = [{"outcome": outcome, "message": message}]
+    return {
+        "run": {"sabotage": "lax", **run},
+        "reason": "so",
+        "requirements": [{"id": "A-1", "result": outcome, "checks": checks}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "report", "red", "because"),
+    [
+        pytest.param(1, sabotaged(), True, "got 200", id="red"),
+        pytest.param(0, sabotaged("pass"), False, "its result is pass", id="green"),
+        pytest.param(3, sabotaged("error"), False, "its result is error", id="error"),
+        pytest.param(1, sabotaged(message="x"), False, "for another reason", id="other-reason"),
+        pytest.param(3, sabotaged(), False, "exit status 3", id="status"),
+        pytest.param(1, sabotaged(sabotage=""), False, "was not sabotaged", id="not-sabotaged"),
+        pytest.param(1, {**sabotaged(), "requirements": []}, False, "no check", id="not-run"),
+        pytest.param(2, None, False, "no report", id="no-report"),
+    ],
+)
+def test_sabotage_must_be_noticed_for_the_right_reason(
+    status: int, report: dict[str, Any] | None, *, red: bool, because: str
+) -> None:
+    """Red, by the requirement's own check, with the message that was foreseen."""
+    (finding,) = selftest.judge(SABOTAGE, status, report)
+
+    assert finding.red is red
+    assert because in finding.because
+
+
+def test_names_agree_with_what_they_name() -> None:
+    """The command knows the names of what it does not load."""
+    assert set(selection.TIMINGS) == set(TIMINGS)
+    assert set(selection.TOOLS) <= set(tools.known_tools())
+    assert "local" in registry.available()
+
+
+class TestInterrupts:
+    """Ctrl-C, once, twice, and three times."""
+
+    @pytest.fixture
+    def told(self) -> list[str]:
+        """What was said."""
+        return []
+
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """The present time, for a test to set."""
+        now = [100.0]
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        return now
+
+    def test_first_ends_the_run(self, told: list[str]) -> None:
+        """As an exception that pytest knows, with its cause."""
+        handler = interrupts.Interrupts(told.append)
+
+        with pytest.raises(KeyboardInterrupt):
+            handler._handle(signal.SIGTERM, None)
+
+        assert (handler.cause, told) == ("terminated", [])
+
+    def test_terminal_and_command_are_one(self, told: list[str], clock: list[float]) -> None:
+        """The same key reaches us twice; that is no impatience."""
+        handler = interrupts.Interrupts(told.append)
+        with pytest.raises(KeyboardInterrupt):
+            handler._handle(signal.SIGINT, None)
+        clock[0] += 0.05
+
+        handler._handle(signal.SIGINT, None)
+
+        assert told == []
+
+    def test_second_waits_and_third_does_not(
+        self, told: list[str], clock: list[float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Clean-up goes on after the second, in one line; the next run does it after the third."""
+        monkeypatch.setattr(os, "_exit", sys.exit)
+        handler = interrupts.Interrupts(told.append)
+        with pytest.raises(KeyboardInterrupt):
+            handler._handle(signal.SIGINT, None)
+
+        clock[0] += 1
+        handler._handle(signal.SIGINT, None)
+        clock[0] += 1
+        with pytest.raises(SystemExit, match="3"):
+            handler._handle(signal.SIGINT, None)
+
+        assert len(told) == 2
+
+    def test_nothing_interrupts_the_end(self, told: list[str], clock: list[float]) -> None:
+        """A first Ctrl-C while all is cleaned up already raises nothing."""
+        handler = interrupts.Interrupts(told.append)
+        handler.finishing()
+        clock[0] += 1
+
+        handler._handle(signal.SIGINT, None)
+
+        assert handler.cause is None
+        assert len(told) == 1

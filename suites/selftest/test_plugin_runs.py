@@ -1,0 +1,565 @@
+"""The plugin runs what was asked for, judges it honestly, and reports however it ends.
+
+Nothing real is booted here: the testbed is a stand-in that can be told to break.
+"""
+
+import json
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from svidproof import testbeds, tools
+from svidproof.outcome import Result
+from svidproof.platforms import registry
+from svidproof.platforms.base import Capability, PlatformError
+from svidproof.report import publish
+from svidproof.tools import Tool, ToolError, ToolUsageError
+
+CATALOGUE = "".join(
+    f'[[requirement]]\nid = "{name}"\ntitle = "{name} holds"\nlevel = "{level}"\n'
+    f'profiles = ["core"]\nsource = "test"\n'
+    for name, level in (("A-1", "core"), ("A-2", "core"), ("A-3", "extended"))
+)
+DEVIATION = """
+[[deviation]]
+id = "envoy-lax"
+requirement = "A-2"
+check = "*::test_two"
+component = "envoy"
+versions = ">=1.40"
+raises = "Accepted"
+reason = "Envoy is lax"
+link = "https://example.org"
+"""
+CONFTEST = """
+import pytest
+
+@pytest.fixture(scope="session")
+def api(testbeds):
+    return testbeds.get("api")
+
+@pytest.fixture(scope="session")
+def rotations(api, progress):
+    progress("waiting")
+"""
+GOOD = """
+from svidproof import requirement
+
+@requirement("A-1")
+def test_one(api):
+    "It is so."
+
+@requirement("A-2", "A-3")
+def test_two(api):
+    pass
+"""
+
+
+@dataclass
+class Beds:
+    """The stand-ins of one test, and how they are to behave."""
+
+    boots: list[str] = field(default_factory=list)
+    closed: int = 0
+    broken: str | None = None
+    dead: str | None = None
+    resolved: int = 0
+    tool_error: ToolError | None = None
+
+    def testbed(self, _platform: object, scenario: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401
+        """Make one; see testbed.Testbed."""
+
+        def start() -> None:
+            self.boots.append(scenario.name)
+            if self.broken:
+                raise PlatformError(self.broken)
+
+        def assert_alive() -> None:
+            if self.dead:
+                raise PlatformError(f"died: {self.dead}")
+
+        def close() -> None:
+            self.closed += 1
+
+        timeline = SimpleNamespace(logs=list, sightings=list)
+        return SimpleNamespace(
+            start=start,
+            assert_alive=assert_alive,
+            close=close,
+            kill=lambda name: setattr(self, "dead", name),
+            watch=SimpleNamespace(catch_up=lambda: None, timeline=timeline),
+            components=(),
+            workloads={},
+            spire=SimpleNamespace(component="spire-server"),
+            platform=SimpleNamespace(exit_status=lambda _: 1),
+        )
+
+    def resolve(self, name: str, **_: Any) -> Tool:  # noqa: ANN401
+        """Have every tool; see tools.resolve."""
+        self.resolved += 1
+        if self.tool_error is not None:
+            raise self.tool_error
+        version = "1.40.0" if name == "envoy" else "1.15.3"
+        return Tool(name, version, Path("/bin/true"), "given", "a" * 64, "")
+
+
+@pytest.fixture
+def beds(monkeypatch: pytest.MonkeyPatch) -> Beds:
+    """Put the stand-ins where the real things are."""
+    made = Beds()
+
+    class Platform:
+        """A platform that can do one thing."""
+
+        capabilities = frozenset({Capability.PAUSE})
+
+        def __init__(self, _tools: object, _trust_domain: str) -> None:
+            """Take what a platform takes."""
+
+    monkeypatch.setattr(testbeds, "Testbed", made.testbed)
+    monkeypatch.setattr(tools, "resolve", made.resolve)
+    monkeypatch.setattr(registry, "find", lambda _name: Platform)
+    return made
+
+
+class Suite:
+    """Throw-away suites, and what a run of them reported."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        """Begin with the fixtures and the catalogue."""
+        self._pytester = pytester
+        self.root = pytester.path / "suites"
+        self.root.mkdir()
+        self.write("conftest.py", CONFTEST)
+        self.write("catalogue.toml", CATALOGUE)
+
+    def write(self, name: str, text: str) -> None:
+        """Write one file."""
+        (self.root / name).parent.mkdir(exist_ok=True)
+        (self.root / name).write_text(text)
+
+    def run(self, *options: str) -> pytest.RunResult:
+        """Check them."""
+        words = [f"--svidproof-suites={self.root}", "--svidproof-report-dir=out"]
+        words += ["--import-mode=importlib", "-p", "no:cacheprovider", *options]
+        path = [] if any(option.startswith("suites/") for option in options) else ["suites"]
+        return self._pytester.runpytest_inprocess(*words, *path)
+
+    @property
+    def directory(self) -> Path:
+        """Where the report is."""
+        return self._pytester.path / "out"
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The report."""
+        content: dict[str, Any] = json.loads((self.directory / "report.json").read_text())
+        return content
+
+    @property
+    def results(self) -> dict[str, str]:
+        """The requirements' results."""
+        return {r["id"]: r["result"] for r in self.report["requirements"]}
+
+    @property
+    def messages(self) -> list[str]:
+        """What the checks said, each once."""
+        entries = self.report["requirements"]
+        return list(dict.fromkeys(c["message"] for r in entries for c in r["checks"]))
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, beds: Beds) -> Suite:
+    """Suites on stand-ins."""
+    del beds
+    return Suite(pytester)
+
+
+def test_good_run_is_conformant(suite: Suite, beds: Beds) -> None:
+    """One boot for all checks; report, junit.xml with requirements, exit status 0."""
+    suite.write("test_a.py", GOOD)
+
+    result = suite.run()
+
+    assert result.ret == 0
+    assert suite.report["verdict"] == "conformant"
+    assert suite.report["run"]["selection"] == "complete"
+    assert suite.results == {"A-1": "pass", "A-2": "pass", "A-3": "pass"}
+    assert suite.report["requirements"][0]["checks"][0]["claim"] == "It is so."
+    assert suite.report["requirements"][0]["checks"][0]["id"] == "test_a.py::test_one"
+    assert "boot api" in suite.report["measurements"]
+    assert (beds.boots, beds.closed, beds.resolved) == (["api"], 1, 3)
+    junit = (suite.directory / "junit.xml").read_text()
+    assert '<property name="requirement" value="A-3" />' in junit
+    assert not list(suite.directory.glob(".*")), "nothing unfinished is left"
+    result.stdout.fnmatch_lines(["*A-1 holds*", "profile core*core 2/2*", "CONFORMANT: all 3*"])
+
+
+@pytest.mark.parametrize(
+    ("body", "result", "code", "message"),
+    [
+        pytest.param("assert api is None, 'it was\\nlong'", "fail", 1, "it was", id="assert"),
+        pytest.param("pytest.fail('no')", "fail", 1, "no", id="pytest-fail"),
+        pytest.param("with pytest.raises(OSError): pass", "fail", 1, "DID NOT RAISE", id="raises"),
+        pytest.param("{}['x']", "fail", 1, "KeyError: 'x'", id="answer-of-another-form"),
+        pytest.param("open('/nowhere')", "error", 3, "FileNotFoundError", id="environment"),
+        pytest.param("pytest.importorskip('nowhere')", "missing", 3, "nowhere", id="absent"),
+        pytest.param("api.kill('api.envoy')", "fail", 1, "died: api.envoy", id="kills"),
+    ],
+)
+def test_what_a_check_raises_decides(
+    suite: Suite, body: str, result: str, code: int, message: str
+) -> None:
+    """A broken claim fails; what could not be looked at is inconclusive, never green."""
+    check = f"import pytest\n{GOOD}\n@requirement('A-1')\ndef test_three(api):\n    {body}\n"
+    suite.write("test_a.py", check)
+
+    assert suite.run().ret == code
+    assert suite.results["A-1"] == result
+    assert any(message in text for text in suite.messages), suite.messages
+
+
+def test_fixture_that_asserts_is_part_of_the_claim(suite: Suite) -> None:
+    """A control that fails before, or an undo that fails after, fails the check."""
+    suite.write(
+        "test_a.py",
+        GOOD.replace("(api):\n    pass", "(api, control):\n    pass")
+        + "\nimport pytest\n@pytest.fixture\ndef control():\n"
+        "    yield\n    assert False, 'not undone'\n",
+    )
+
+    assert suite.run().ret == 1
+    assert suite.results == {"A-1": "pass", "A-2": "fail", "A-3": "fail"}
+    assert "not undone" in suite.messages
+
+
+def test_component_that_dies_is_told_once(suite: Suite) -> None:
+    """The check that ran then is failed; those after it are not judged at all."""
+    suite.write("test_a.py", GOOD.replace('"It is so."', "api.kill('api.envoy')"))
+
+    assert suite.run().ret == 1
+    assert suite.results == {"A-1": "fail", "A-2": "error", "A-3": "error"}
+    assert suite.messages == [
+        "died: api.envoy (testbed api)",
+        "testbed api is broken since test_a.py::test_one: died: api.envoy",
+    ]
+
+
+def test_boot_that_fails_is_tried_once(suite: Suite, beds: Beds) -> None:
+    """Every check that needs it is an error with the same one line; exit status 3."""
+    beds.broken = "spire-server ended with status 1"
+    suite.write("test_a.py", GOOD)
+
+    assert suite.run().ret == 3
+    assert beds.boots == ["api"]
+    assert set(suite.results.values()) == {"error"}
+    assert suite.messages == ["testbed api did not boot: spire-server ended with status 1"]
+    assert suite.report["reason"].endswith("did not boot: spire-server ended with status 1")
+
+
+def test_tools_that_cannot_be_had_are_inconclusive(suite: Suite, beds: Beds) -> None:
+    """One line, asked once, and nothing is booted."""
+    beds.tool_error = ToolError("envoy cannot be had: no network")
+    suite.write("test_a.py", GOOD)
+
+    assert suite.run().ret == 3
+    assert suite.messages == ["envoy cannot be had: no network"]
+    assert (beds.resolved, beds.boots) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("two", "results", "code"),
+    [
+        pytest.param("raise Accepted('let in')", "known-deviation", 0, id="as-known"),
+        pytest.param("pass", "fail", 1, id="unexpected-pass"),
+        pytest.param("assert False, 'other'", "fail", 1, id="fails-otherwise"),
+        pytest.param("raise OSError('x')", "error", 3, id="not-judged"),
+    ],
+)
+def test_known_deviation_must_show_as_known(
+    suite: Suite, two: str, results: str, code: int
+) -> None:
+    """Neither pass nor fail, unless it does not show, or shows otherwise."""
+    suite.write("catalogue.toml", CATALOGUE + DEVIATION)
+    suite.write(
+        "test_a.py",
+        GOOD.replace("pass", two) + "\nclass Accepted(AssertionError):\n    pass\n",
+    )
+
+    assert suite.run().ret == code
+    assert suite.results["A-2"] == results
+    assert bool(suite.report["deviations"]) is (results == "known-deviation")
+
+
+def test_deviation_of_no_check_is_refused(suite: Suite) -> None:
+    """A catalogue that excuses what is not checked is out of date."""
+    suite.write("catalogue.toml", CATALOGUE + DEVIATION.replace("test_two", "test_gone"))
+    suite.write("test_a.py", GOOD)
+
+    result = suite.run()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: deviation envoy-lax is about no check*"])
+    assert not suite.directory.exists(), "no report, and nothing else"
+
+
+def test_unsupported_is_decided_at_collection(suite: Suite, beds: Beds) -> None:
+    """A core requirement that is partly unsupported is no success; nothing was booted for it."""
+    suite.write(
+        "test_a.py",
+        "from svidproof import Capability, needs, requirement\n"
+        "@needs(Capability.PAUSE)\n@requirement('A-1')\ndef test_one(): pass\n"
+        "@needs(Capability.CSI, Capability.PAUSE)\n@requirement('A-1', 'A-2')\n"
+        "def test_two(api): pass\n",
+    )
+
+    assert suite.run().ret == 3
+    assert suite.results == {"A-1": "unsupported", "A-2": "unsupported", "A-3": "not-run"}
+    assert "platform local cannot csi" in suite.messages
+    assert beds.boots == []
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        pytest.param("def test_a(): pass", "test_a.py::test_a proves nothing", id="no-requirement"),
+        pytest.param(GOOD.replace("A-1", "A-9"), "*proves A-9, which is not in", id="unknown"),
+    ],
+)
+def test_check_must_prove_something_known(suite: Suite, text: str, complaint: str) -> None:
+    """Wrong suites are refused before anything runs."""
+    suite.write("test_a.py", text)
+
+    result = suite.run()
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {complaint}*"])
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("platform=moon", "unknown platform moon"),
+        ("platform=kind", "platform kind is not built into this version; use local"),
+        ("profile=gold", "unknown profile gold: there are core, all"),
+        ("requirement=A-9", "unknown requirement A-9: there are A-1, A-2, A-3"),
+        ("scenario=mars", "unknown scenario mars: there are"),
+        ("timing=slow", "unknown timing slow: there are brisk, stock"),
+        ("sabotage=none", "*none*there are*"),
+        ("tool=saw=/bin/true", "'saw' is not a tool*"),
+        ("tool=envoy=/nowhere", "*/nowhere does not exist"),
+    ],
+)
+def test_unknown_words_are_refused(suite: Suite, option: str, complaint: str) -> None:
+    """One line, with what there is."""
+    suite.write("test_a.py", GOOD)
+
+    result = suite.run(f"--svidproof-{option}")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {complaint}*"])
+    assert len([line for line in result.errlines if line]) == 1
+
+
+def test_wrong_version_is_refused(suite: Suite, beds: Beds) -> None:
+    """The tools themselves know theirs."""
+    beds.tool_error = ToolUsageError("envoy 9 is not pinned")
+    suite.write("test_a.py", GOOD)
+
+    result = suite.run("--svidproof-envoy=9")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: envoy 9 is not pinned"])
+
+
+def test_order_is_the_catalogues_and_waiting_comes_last(suite: Suite) -> None:
+    """Checks of the long window fill no other check's time."""
+    suite.write(
+        "test_a.py",
+        "from svidproof import requirement\n"
+        "import pytest\n"
+        "@pytest.fixture\ndef deep(rotations): pass\n"
+        "@requirement('A-1')\ndef test_waits(deep): pass\n"
+        "@requirement('A-2')\ndef test_second(): pass\n"
+        "@pytest.mark.parametrize('x', [pytest.param(1, marks=requirement('A-1'), id='p')])\n"
+        "@requirement('A-3')\ndef test_first(x): pass\n",
+    )
+
+    result = suite.run("-v")
+
+    result.stdout.fnmatch_lines(["*test_first*", "*test_second*", "*test_waits*"])
+    assert [c["id"] for c in suite.report["requirements"][0]["checks"]] == [
+        "test_a.py::test_first[p]",
+        "test_a.py::test_waits",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "selection", "asked"),
+    [
+        pytest.param((), "complete", ["A-1", "A-2", "A-3"], id="all"),
+        pytest.param(("--svidproof-requirement=A-1",), "partial", ["A-1"], id="requirement"),
+        pytest.param(("-k", "one"), "partial", ["A-1"], id="keyword"),
+        pytest.param(("suites/test_a.py::test_two",), "partial", ["A-2", "A-3"], id="path"),
+        pytest.param(("--maxfail=1",), "partial", ["A-1", "A-2", "A-3"], id="maxfail"),
+    ],
+)
+def test_part_of_a_profile_is_told_as_such(
+    suite: Suite, options: tuple[str, ...], selection: str, asked: list[str]
+) -> None:
+    """However it was narrowed down."""
+    suite.write("test_a.py", GOOD)
+
+    assert suite.run(*options).ret == 0
+    assert suite.report["run"]["selection"] == selection
+    assert list(suite.results) == asked
+    assert suite.report["profiles"]["core"]["result"] == ("pass" if len(asked) == 3 else "partial")
+
+
+def test_requirement_without_a_check_is_not_run(suite: Suite) -> None:
+    """A core requirement that nothing proves makes the whole run inconclusive."""
+    suite.write("test_a.py", GOOD.replace('"A-2", ', ""))
+
+    assert suite.run().ret == 3
+    assert suite.results["A-2"] == "not-run"
+
+
+def test_nothing_to_run_is_inconclusive(suite: Suite) -> None:
+    """No check is not the same as no failure."""
+    assert suite.run("--svidproof-requirement=A-1").ret == 3
+    assert suite.report["verdict"] == "inconclusive"
+
+
+def test_interrupted_run_still_reports(suite: Suite, beds: Beds) -> None:
+    """The testbed is ended, what did not run is not-run, and the exit status is 3."""
+    body = f"import signal; signal.raise_signal({int(signal.SIGINT)})"
+    suite.write("test_a.py", GOOD.replace("pass", body))
+    before = signal.getsignal(signal.SIGINT)
+
+    result = suite.run()
+
+    assert result.ret == 3
+    assert (suite.report["verdict"], suite.report["reason"]) == ("inconclusive", "interrupted")
+    assert suite.results == {"A-1": "pass", "A-2": "not-run", "A-3": "not-run"}
+    assert beds.closed == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_suite_that_cannot_be_loaded_stops_the_run(suite: Suite, beds: Beds) -> None:
+    """A module with an error might hold the check that would have failed."""
+    suite.write("test_a.py", GOOD)
+    suite.write("test_b.py", "import nowhere")
+
+    assert suite.run().ret == 3
+    assert "test_b.py cannot be loaded: ModuleNotFoundError" in suite.report["reason"]
+    assert beds.boots == []
+    assert (suite.directory / "artifacts" / "collection" / "traceback.txt").exists()
+
+
+def test_checks_tell_what_they_saw_and_measured(suite: Suite) -> None:
+    """Fixtures `saw` and `measure` put it into the report."""
+    suite.write(
+        "test_a.py",
+        GOOD.replace("test_one(api):", "test_one(api, saw, measure):").replace(
+            '"It is so."', "saw('three'); saw('more'); measure('lag', 0.25, 's')"
+        ),
+    )
+
+    assert suite.run().ret == 0
+    assert suite.messages[0] == "three; more"
+    assert suite.report["measurements"]["lag"] == {
+        "value": 0.25,
+        "unit": "s",
+        "requirement": "A-1",
+    }
+
+
+def test_fresh_testbed_is_ended_with_its_check(suite: Suite, beds: Beds) -> None:
+    """A check that spoils its testbed has one of its own."""
+    suite.write(
+        "test_a.py",
+        "from svidproof import requirement\n@requirement('A-1', 'A-2')\n"
+        "def test_one(fresh_testbed): fresh_testbed()\n",
+    )
+
+    assert suite.run().ret == 0
+    assert (beds.boots, beds.closed) == (["api"], 1)
+
+
+def test_failed_check_leaves_evidence(suite: Suite) -> None:
+    """Its traceback, and the one command that runs it again."""
+    suite.write("test_a.py", GOOD.replace('"It is so."', "assert False, 'not so'"))
+
+    suite.run()
+
+    folder = suite.directory / "artifacts" / "test_a-test_one"
+    assert "not so" in (folder / "traceback.txt").read_text()
+    assert (folder / "rerun.txt").read_text() == (
+        "svidproof run --platform local --timing brisk --profile core -- "
+        f"{suite.root}/test_a.py::test_one\n"
+    )
+    assert suite.report["requirements"][0]["checks"][0]["artifacts"] == "artifacts/test_a-test_one"
+
+
+def test_own_terminal_shows_our_lines_only(suite: Suite) -> None:
+    """A header, a line per requirement, and the verdict."""
+    suite.write("test_a.py", GOOD)
+
+    result = suite.run("--svidproof-own-terminal")
+
+    lines = [line for line in result.outlines if line]
+    assert result.ret == 0
+    assert lines[0].startswith("svidproof ")
+    assert "core 2/2" in lines[-3]
+    assert lines[-1] == "out/report.json"
+    assert not any("passed" in line or "test session" in line for line in lines)
+
+
+def test_selftests_are_left_out_unless_named(suite: Suite) -> None:
+    """A conformance run is about the deployment, not about the suite."""
+    suite.write("test_a.py", GOOD)
+    suite.write("selftest/test_self.py", "def test_self(): pass")
+
+    suite.run().assert_outcomes(passed=2)
+    (suite.directory / "report.json").unlink()
+    suite.run("suites/selftest").assert_outcomes(passed=1)
+    assert not (suite.directory / "report.json").exists()
+
+
+def test_other_runs_on_the_machine_are_left_alone(pytester: pytest.Pytester, beds: Beds) -> None:
+    """Where svidproof is installed, other people's pytest works as before."""
+    pytester.makepyfile("def test_x(): pass")
+
+    result = pytester.runpytest_inprocess()
+
+    result.assert_outcomes(passed=1)
+    assert not list(pytester.path.glob("reports*"))
+    assert beds.resolved == 0
+
+
+def test_disk_full_at_the_end_is_one_line(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No half-written report; exit status 3."""
+    suite.write("test_a.py", GOOD)
+
+    def full(*_: object) -> None:
+        raise publish.PublishError("cannot write out/report.json: no space")
+
+    monkeypatch.setattr(publish, "write", full)
+    result = suite.run()
+
+    assert result.ret == 3
+    assert capfd.readouterr().err.endswith("svidproof: cannot write out/report.json: no space\n")
+    assert not (suite.directory / "report.json").exists()
+
+
+def test_results_are_those_of_the_schema() -> None:
+    """The schema lists every result that there is."""
+    definitions = publish.schema()["$defs"]
+
+    assert set(definitions["result"]["enum"]) == {result.value for result in Result}
