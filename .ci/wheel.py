@@ -27,7 +27,9 @@ def main(dist: Path) -> int:
         where = subprocess.check_output([bin_ / "python", "-c", _WHERE], cwd=elsewhere, text=True)
         if not Path(where.strip()).is_relative_to(home):
             raise SystemExit(f"the wheel's svidproof takes its suites from {where.strip()}")
-        run(str(bin_ / "svidproof"), "list")
+        checks = subprocess.check_output([bin_ / "svidproof", "list"], cwd=elsewhere, text=True)
+        sys.stdout.write(f"the wheel lists {checks.splitlines()[-1]}\n")
+        sys.stdout.flush()
         run(str(bin_ / "svidproof"), "run", "--requirement", "HANDSHAKE-2")
         [_report] = elsewhere.glob("reports/*/report.json")
     return 0

@@ -22,7 +22,7 @@ E = TypeVar("E", bound=x509.ExtensionType)
 SERVING = ["api", "api-trusted-ca"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def everything_seen(api: Testbed) -> list[tuple[str, Chain]]:
     """Every chain seen so far in any sidecar, with its workload; each serving one on the wire."""
 

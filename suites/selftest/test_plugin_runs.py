@@ -496,13 +496,13 @@ def test_failed_check_leaves_evidence(suite: Suite) -> None:
 
     suite.run()
 
-    folder = suite.directory / "artifacts" / "test_a-test_one"
+    folder = suite.directory / "artifacts" / "one"
     assert "not so" in (folder / "traceback.txt").read_text()
     assert (folder / "rerun.txt").read_text() == (
         "svidproof run --platform local --timing brisk --profile core -- "
         f"{suite.root}/test_a.py::test_one\n"
     )
-    assert suite.report["requirements"][0]["checks"][0]["artifacts"] == "artifacts/test_a-test_one"
+    assert suite.report["requirements"][0]["checks"][0]["artifacts"] == "artifacts/one"
 
 
 def test_own_terminal_shows_our_lines_only(suite: Suite) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,6 +192,20 @@ def test_artifacts_and_timeline_hold_no_private_key(tmp_path: Path, key: str) ->
     json.loads((tmp_path / "timeline.jsonl").read_text())
 
 
+def test_certificate_is_told_as_text() -> None:
+    """What a person asks of a certificate, without a tool."""
+    root = Authority.create("root", "example.org")
+    leaf = root.issue("leaf", Template(uris=("spiffe://example.org/api",))).leaf
+
+    text = artifacts.describe(leaf)
+
+    assert f"serial {leaf.serial_number:x}" in text
+    assert "UniformResourceIdentifier spiffe://example.org/api" in text
+    assert "keyUsage (critical): digital signature" in text
+    assert "basicConstraints (critical): CA false" in text
+    assert "keyUsage (critical): key cert sign, crl sign" in artifacts.describe(root.certificate)
+
+
 def test_missing_evidence_stops_nothing(tmp_path: Path) -> None:
     """What cannot be had is noted beside what could."""
 
@@ -203,8 +218,28 @@ def test_missing_evidence_stops_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "x" / "certs.json.missing").read_text() == "ConnectionError: refused\n"
 
 
+def test_kept_deployment_has_no_keys(tmp_path: Path, key: str) -> None:
+    """Configuration and logs stay; keys and SPIRE's own data do not."""
+    run = tmp_path / "run"
+    for name in ("server/server.conf", "log/agent", "server/root.key", "server/data/keys.json"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(name)
+    (run / "server" / "all.pem").write_text(key)
+    platform = SimpleNamespace(name="local", directory=run)
+    testbed: Any = SimpleNamespace(platform=platform)
+    elsewhere: Any = SimpleNamespace(platform=SimpleNamespace(name="kind"))
+
+    warnings = artifacts.keep({"api": testbed, "far": elsewhere}, tmp_path / "kept")
+
+    kept = {str(p.relative_to(tmp_path / "kept")) for p in tmp_path.glob("kept/**/*.*")}
+    assert kept == {"api/server/server.conf", "api/server/all.pem"}
+    assert (tmp_path / "kept/api/log/agent").read_text() == "log/agent"
+    assert (tmp_path / "kept/api/server/all.pem").read_text().strip() == redact.REMOVED
+    assert warnings == ["platform kind has nothing to keep of far"]
+
+
 def test_artifacts_have_a_folder_of_their_own() -> None:
     """Ids with brackets and slashes become names that need no quotes."""
     name = artifacts.folder("handshake/test_refused.py::test_it[spiffe tls1.3-expired]")
 
-    assert name == "handshake-test_refused-test_it-spiffe-tls1.3-expired"
+    assert name == "handshake-it-spiffe-tls1.3-expired"

@@ -94,10 +94,10 @@ def test_header_names_what_is_tested() -> None:
         Component("envoy", "1.40.0", "given", ""),
     ]
 
-    assert terminal.header("0.1.0", "local", ["core"], components) == (
-        "svidproof 0.1.0 · platform local · profile core · "
-        "spire-server + spire-agent 1.15.3 (release) · envoy 1.40.0 (given)"
-    )
+    assert terminal.header("0.1.0", "local", ["core"], components) == [
+        "svidproof 0.1.0 · platform local · profile core",
+        "spire-server + spire-agent 1.15.3 (release) · envoy 1.40.0 (given)",
+    ]
 
 
 @pytest.mark.parametrize(
