@@ -154,6 +154,9 @@ def test_reason_names_who_and_why() -> None:
     assert outcome.verdict(broken, executed=0, stopped=None, environment="disk full").reason == (
         "C-1 could not be judged: disk full"
     )
+    assert outcome.verdict([*failed[:1], *broken], executed=1, stopped=None).reason == (
+        "C-0 does not hold; C-1 could not be judged"
+    )
     assert outcome.verdict(failed[:1], executed=1, stopped="interrupted").reason == (
         "interrupted; by then C-0 had failed"
     )

@@ -1,0 +1,337 @@
+"""Processes of this machine leave nothing behind, however the run that started them ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from svidproof.budgets import Budget
+from svidproof.platforms import local
+from svidproof.platforms.base import PlatformError, Program
+from svidproof.platforms.local import LocalPlatform, clear_stale_runs
+from svidproof.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOON = Budget("processes end", 10, 0.01)
+WAITS = ("-I", "-c", "import signal; print('ready', flush=True); signal.pause()")
+IGNORES = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('ready', flush=True)
+while True: signal.pause()
+"""
+STUBBORN = ("-I", "-c", IGNORES)
+FORKS = ("-I", "-c", "import os, signal; print('child', os.fork(), flush=True); signal.pause()")
+# A run as the command makes it, in a process that can be killed.
+OWNER = """
+import signal
+from svidproof.platforms.base import Program
+from svidproof.platforms.local import LocalPlatform
+
+platform = LocalPlatform({}, "example.org")
+script = "import signal; print('ready', flush=True); signal.pause()"
+for name in ("one", "two"):
+    platform.start(Program(name, name, "python", ("-I", "-c", script)))
+print(platform.directory, *(p.pid for p in platform._processes.values()), flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of the test's own."""
+    with tempfile.TemporaryDirectory() as directory:
+        monkeypatch.setenv("SVIDPROOF_CACHE", directory)
+        yield Path(directory)
+
+
+@pytest.fixture
+def platform(cache: Path) -> Iterator[LocalPlatform]:
+    """A live platform."""
+    assert cache.is_dir()
+    with contextlib.closing(LocalPlatform({"sh": Path("/bin/sh")}, "example.org")) as made:
+        yield made
+
+
+def running(pid: int) -> bool:
+    """Whether a process runs; one that nobody has reaped yet does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def wait_until_ended(*pids: int) -> None:
+    """Wait until none of these processes runs."""
+
+    def ended() -> None:
+        left = [pid for pid in pids if running(pid)]
+        assert not left, f"still running: {left}"
+
+    eventually(ended, SOON)
+
+
+def wait_for(log: Path, text: str) -> str:
+    """Wait until a log has `text`; returns the log."""
+
+    def written() -> str:
+        found = log.read_text() if log.exists() else ""
+        assert text in found, f"{log.name}: {found!r}"
+        return found
+
+    return eventually(written, SOON)
+
+
+def start(platform: LocalPlatform, name: str, args: tuple[str, ...], ready: str = "ready") -> int:
+    """Start a Python program and wait until it is up; returns its process."""
+    platform.start(Program(name, name, "python", args))
+    wait_for(platform.directory / "log" / name, ready)
+    return platform._processes[name].pid
+
+
+def test_close_leaves_nothing(cache: Path) -> None:
+    """When a run is over, its processes, directory and addresses are gone."""
+    platform = LocalPlatform({}, "example.org")
+    pids = [start(platform, name, WAITS) for name in ("one", "two")]
+    platform.put("one", "key.pem", b"secret")
+
+    platform.close()
+
+    assert not any(map(running, pids))
+    assert list((cache / "runs").iterdir()) == []
+    assert platform._claim.fileno() == -1
+
+
+def test_close_ends_what_does_not_listen(cache: Path) -> None:
+    """Programs that ignore signals, are frozen or have children of their own end as well."""
+    platform = LocalPlatform({}, "example.org")
+    pids = [start(platform, "stubborn", STUBBORN), start(platform, "frozen", WAITS)]
+    pids.append(start(platform, "parent", FORKS, "child"))
+    log = wait_for(platform.directory / "log" / "parent", "child 0\n")
+    pids += [int(line.split()[1]) for line in log.splitlines() if line != "child 0"]
+    platform.pause("frozen")
+
+    platform.close()
+
+    wait_until_ended(*pids)
+    assert len(pids) == 4
+    assert list((cache / "runs").iterdir()) == []
+
+
+def test_close_tells_what_went_wrong_and_goes_on(cache: Path) -> None:
+    """An error in one step of the clean-up does not keep the others from being made."""
+    platform = LocalPlatform({}, "example.org")
+    pid = start(platform, "one", WAITS)
+    for path in (platform.directory / "one", platform.directory / "log"):
+        path.rename(cache / path.name)
+    (platform.directory / "lock").unlink()
+    platform.directory.rmdir()
+
+    with pytest.raises(ExceptionGroup) as raised:
+        platform.close()
+
+    assert [str(e) for e in raised.value.exceptions] == [
+        f"cannot remove {platform.directory}: No such file or directory"
+    ]
+    assert not running(pid)
+    assert platform._claim.fileno() == -1
+
+
+def test_stop_kills_what_does_not_listen(
+    platform: LocalPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that ignores the request to end is killed after a grace."""
+    monkeypatch.setattr(local, "_STOP_S", 0.05)
+    start(platform, "one", STUBBORN)
+
+    platform.stop("one")
+
+    assert platform.exit_status("one") == -signal.SIGKILL
+
+
+def test_kill_takes_the_children_along(platform: LocalPlatform) -> None:
+    """A program that is killed leaves no child."""
+    start(platform, "one", FORKS, "child")
+    log = wait_for(platform.directory / "log" / "one", "child 0\n")
+    children = [int(line.split()[1]) for line in log.splitlines() if line != "child 0"]
+
+    platform.kill("one")
+
+    wait_until_ended(*children)
+
+
+def test_killed_run_takes_its_programs_along_and_is_cleared(platform: LocalPlatform) -> None:
+    """When a run is killed its programs end, and the next clears its directory but no live one."""
+    mine = start(platform, "one", WAITS)
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        directory, *pids = owner.stdout.readline().split()
+        for name in ("one", "two"):
+            wait_for(Path(directory) / "log" / name, "ready")
+
+        owner.kill()
+
+    wait_until_ended(*map(int, pids))
+    assert clear_stale_runs() == [Path(directory).name]
+    assert not Path(directory).exists()
+    assert running(mine)
+    assert platform.directory.is_dir()
+    assert clear_stale_runs() == []
+
+
+def test_run_that_is_killed_at_once_leaves_no_program(platform: LocalPlatform) -> None:
+    """A program whose run dies before it is up does not come up."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        directory, *pids = owner.stdout.readline().split()
+
+        owner.kill()
+
+    wait_until_ended(*map(int, pids))
+    assert clear_stale_runs() == [Path(directory).name]
+    assert platform.directory.is_dir()
+
+
+def test_stray_processes_of_a_dead_run_are_ended(platform: LocalPlatform, cache: Path) -> None:
+    """A process that outlived its run is found by its directory and ended; others are not."""
+    dead = cache / "runs" / "deadbeef"
+    (dead / "place").mkdir(parents=True)
+    argv = [sys.executable, *WAITS]
+    with (
+        subprocess.Popen(argv, cwd=dead / "place", stdout=subprocess.PIPE) as stray,
+        subprocess.Popen(argv, cwd=cache, stdout=subprocess.PIPE) as other,
+    ):
+        for process in (stray, other):
+            assert process.stdout is not None
+            process.stdout.readline()
+
+        cleared = clear_stale_runs()
+
+        assert stray.wait(5) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
+    assert cleared == ["deadbeef"]
+    assert platform.directory.is_dir()
+
+
+def test_new_run_clears_dead_ones(cache: Path) -> None:
+    """A run that begins clears what is left of those that were killed."""
+    dead = cache / "runs" / "deadbeef"
+    (dead / "api").mkdir(parents=True)
+    (dead / "api" / "key.pem").write_bytes(b"secret")
+
+    with contextlib.closing(LocalPlatform({}, "example.org")):
+        assert not dead.exists()
+
+
+def test_everything_is_private(platform: LocalPlatform) -> None:
+    """Whatever the umask, directories are the owner's only, and so are files and logs."""
+    before = os.umask(0)
+    try:
+        start(platform, "one", WAITS)
+        platform.put("one", "file", b"content")
+    finally:
+        os.umask(before)
+
+    wrong = {
+        str(path.relative_to(platform.directory)): oct(path.stat().st_mode)
+        for path in [platform.directory, *platform.directory.rglob("*")]
+        if path.name != "lock" and path.stat().st_mode & 0o077
+    }
+    assert wrong == {}
+
+
+def test_half_written_file_leaves_nothing_in_the_next(platform: LocalPlatform) -> None:
+    """What a failed write has left beside a file does not come into it."""
+    Path(platform.path("one", "file.new")).write_bytes(b"left by a write that failed")
+
+    platform.put("one", "file", b"new")
+
+    assert platform.get("one", "file") == b"new"
+
+
+def test_attested_program_runs_from_its_places_own_path(platform: LocalPlatform) -> None:
+    """What the agent attests is told apart by the path of its binary, which is its place's own."""
+    for place in ("api", "client"):
+        arguments = ("-c", "kill -s STOP $$")
+        platform.start(Program(place, place, "sh", arguments, attested=True))
+        pid = platform._processes[place].pid
+
+        def at_its_place(pid: int = pid, place: str = place) -> None:
+            assert f"unix:path:{psutil.Process(pid).exe()}" in platform.selectors(place)
+
+        eventually(at_its_place, SOON)
+
+
+@pytest.mark.parametrize("attested", [False, True], ids=["plain", "attested"])
+def test_script_cannot_be_attested(
+    platform: LocalPlatform, tmp_path: Path, *, attested: bool
+) -> None:
+    """A script has its interpreter's path: it is refused where the path must tell it apart."""
+    script = tmp_path / "wrapper"
+    script.write_text("#!/bin/sh\necho up\n")
+    script.chmod(0o755)
+    platform._tools["wrapper"] = script
+    program = Program("one", "one", "wrapper", (), attested=attested)
+
+    if attested:
+        with pytest.raises(PlatformError, match="wrapper is a script"):
+            platform.start(program)
+    else:
+        platform.start(program)
+        wait_for(platform.directory / "log" / "one", "up")
+
+
+def test_path_too_long_for_a_socket_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache whose path leaves no room for a socket's is one line that says what to do."""
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(cache / ("x" * 60) / ("y" * 60)))
+
+    with (
+        contextlib.closing(LocalPlatform({}, "example.org")) as platform,
+        pytest.raises(PlatformError, match="set SVIDPROOF_CACHE to a shorter directory") as raised,
+    ):
+        platform.private_endpoint("api", "workload-api.sock")
+
+    assert "\n" not in str(raised.value)
+
+
+def test_cache_that_cannot_be_written_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that is no directory is one line that says what to do."""
+    (cache / "file").write_text("")
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(cache / "file"))
+
+    with pytest.raises(PlatformError, match="set SVIDPROOF_CACHE to a directory of yours"):
+        LocalPlatform({}, "example.org")
+
+
+def test_hung_command_is_told(platform: LocalPlatform, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that does not end is one line that names it."""
+
+    def hang(argv: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(argv, 30)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+
+    with pytest.raises(PlatformError, match="python entry did not end within 30 s"):
+        platform.run("one", "python", ["entry", "show"])
+
+
+def test_prober_is_this_process(platform: LocalPlatform) -> None:
+    """The prober's selector is the path of the very program that the suite runs in."""
+    own = f"unix:path:{psutil.Process().exe()}"
+
+    assert own in platform.selectors("prober")

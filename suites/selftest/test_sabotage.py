@@ -1,0 +1,267 @@
+"""Every core requirement has a deployment that is wrong on purpose, and each is really wrong."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import re
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from svidproof import sabotage
+from svidproof.catalogue import parse
+from svidproof.components.envoy import Envoy
+from svidproof.credentials import Authority
+from svidproof.manifests import data_root
+from svidproof.sabotage import Sabotage, all_sabotages, load_sabotage
+from svidproof.scenario import load_scenario
+from svidproof.settings import BRISK
+from svidproof.testbed import Testbed
+from svidproof.watch.timeline import spiffe_ids
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from svidproof.platforms.base import Platform
+    from svidproof.settings import Settings
+
+# What a sabotage may break, beside a sidecar's configuration.
+ELSEWHERE = {
+    "entry",
+    "extra_entry",
+    "freeze_agent",
+    "stray_process",
+    "sync_interval",
+    "agent_log_level",
+    "server_log_level",
+}
+each_sabotage = pytest.mark.parametrize("name", [s.name for s in all_sabotages()])
+
+
+class Paper:
+    """A platform on which nothing runs: enough to render configurations, and to be told things."""
+
+    def __init__(self, directory: Path) -> None:
+        """Nothing was put yet."""
+        self.directory = directory
+        self.files: dict[str, bytes] = {}
+        self.told: list[tuple[str, str]] = []
+
+    def host(self, place: str) -> str:
+        """An address."""
+        return f"host-of-{place}"
+
+    local_host = host
+
+    def private_endpoint(self, place: str, name: str) -> str:
+        """A path."""
+        return f"/{place}/{name}"
+
+    def put(self, place: str, name: str, content: bytes) -> str:
+        """Keep a file."""
+        self.files[f"{place}/{name}"] = content
+        return f"/{place}/{name}"
+
+    def selectors(self, place: str) -> tuple[str, ...]:
+        """A selector."""
+        return (f"unix:path:/{place}",)
+
+    def pause(self, component: str) -> None:
+        """Remember."""
+        self.told.append(("pause", component))
+
+    def resume(self, component: str) -> None:
+        """Remember."""
+        self.told.append(("resume", component))
+
+
+class Bench:
+    """A testbed on paper."""
+
+    def __init__(self, directory: Path) -> None:
+        """A sound deployment."""
+        self.scenario = load_scenario("api")
+        self.paper = Paper(directory)
+        platform = cast("Platform", self.paper)
+        testbed = SimpleNamespace(
+            platform=platform,
+            scenario=self.scenario,
+            root=Authority.create("root", self.scenario.trust_domain),
+            settings=SimpleNamespace(),
+            agent=SimpleNamespace(component="spire-agent"),
+            prober=SimpleNamespace(workload_api=lambda: "unix:/nowhere"),
+        )
+        testbed.entry = functools.partial(Testbed.entry, cast("Testbed", testbed))
+        self.testbed = cast("Testbed", testbed)
+        self.sidecars = {
+            name: Envoy(platform, self.scenario, spec)
+            for name, spec in self.scenario.workloads.items()
+        }
+
+    def configurations(self) -> dict[str, dict[str, Any]]:
+        """The configuration of each sidecar."""
+        return {n: envoy.configuration("/agent.sock") for n, envoy in self.sidecars.items()}
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The registration entries."""
+        return [
+            self.testbed.entry(name, (f"unix:path:/{name}",), "spiffe://example.org/agent")
+            for name in self.scenario.workloads
+        ]
+
+    def changed(self, broken: Sabotage) -> set[str]:
+        """The sidecars whose configuration a sabotage changes."""
+        sound, wrong = self.configurations(), self.configurations()
+        for name, configuration in wrong.items():
+            broken.envoy(self.testbed, name, configuration)
+        return {name for name in sound if sound[name] != wrong[name]}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """A testbed on paper."""
+    return Bench(tmp_path)
+
+
+def catalogue_ids(level: str) -> set[str]:
+    """The ids of a level in the catalogue."""
+    text = (data_root() / "suites" / "catalogue.toml").read_text()
+    return {r.id for r in parse(text).requirements if level in (r.level, "any")}
+
+
+def test_every_core_requirement_has_a_sabotage() -> None:
+    """Each core requirement is made to fail by at least one wrong deployment."""
+    sabotaged = {i for broken in all_sabotages() for i in broken.requirements}
+
+    assert catalogue_ids("core") - sabotaged == set()
+
+
+def test_names_are_unique() -> None:
+    """A sabotage is known by its name."""
+    names = [broken.name for broken in all_sabotages()]
+
+    assert len(set(names)) == len(names)
+
+
+def test_unknown_name_is_told_with_those_that_there_are() -> None:
+    """An unknown sabotage is one line with the known names."""
+    with pytest.raises(LookupError) as raised:
+        load_sabotage("nonsense")
+
+    message = str(raised.value)
+    assert "no sabotage is called nonsense" in message
+    assert "accepts-anyone" in message
+    assert "\n" not in message
+
+
+@each_sabotage
+def test_sabotage_is_well_formed(name: str) -> None:
+    """Each sabotage says what is wrong, breaks known things, and expects a reason that compiles."""
+    broken = load_sabotage(name)
+
+    assert broken.title
+    assert set(broken.requirements) <= catalogue_ids("any")
+    assert broken.requirements
+    assert set(broken.breaks) <= {*ELSEWHERE, *sabotage._ENVOY}
+    assert broken.breaks
+    assert not re.search(broken.expects, ""), "an expectation that anything meets proves nothing"
+
+
+@each_sabotage
+def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
+    """Each sabotage changes something that is deployed, and only at the workloads that it names."""
+    broken = load_sabotage(name)
+    named = {
+        str(place)
+        for what in broken.breaks.values()
+        for place in (
+            [what.get("workload"), what.get("also")] if isinstance(what, dict) else [what]
+        )
+    }
+
+    sidecars = bench.changed(broken)
+
+    assert sidecars <= named
+    entries = broken.entries(bench.testbed, bench.entries()) != bench.entries()
+    settings = broken.settings(BRISK)
+    intervals = settings.timing != BRISK
+    logs = (settings.server_log_level, settings.agent_log_level) != ("DEBUG", "DEBUG")
+    running = bool({"freeze_agent", "stray_process"} & set(broken.breaks))
+    assert [bool(sidecars), entries, intervals, logs, running].count(True) == 1
+    if sidecars:
+        assert set(broken.breaks) <= set(sabotage._ENVOY)
+
+
+@each_sabotage
+def test_sound_entries_stay_as_they_are(name: str, bench: Bench) -> None:
+    """A sabotage does not change what it was given, but gives back what is to be deployed."""
+    given = bench.entries()
+    before = copy.deepcopy(given)
+
+    load_sabotage(name).entries(bench.testbed, given)
+
+    assert given == before
+
+
+@each_sabotage
+def test_sabotage_says_so_in_the_settings(name: str) -> None:
+    """A testbed that is broken on purpose has the sabotage in its settings."""
+    settings: Settings = load_sabotage(name).settings(BRISK)
+
+    assert settings.sabotage == load_sabotage(name)
+
+
+def forged(bench: Bench, **what: Any) -> Any:  # noqa: ANN401  keys as in the manifest
+    """The leaf of an SVID that an issuer with a defect would have issued to api."""
+    return sabotage.forge_svid(bench.testbed, "api", what)
+
+
+@pytest.mark.parametrize(
+    ("what", "uris"),
+    [
+        pytest.param({}, ["spiffe://example.org/api"], id="own"),
+        pytest.param({"uris": ["spiffe://example.org"]}, ["spiffe://example.org"], id="no-path"),
+        pytest.param({"uris": ["spiffe://a/b", "spiffe://a/c"]}, ["spiffe://a/b", "spiffe://a/c"],
+                     id="two"),
+    ],
+)  # fmt: skip
+def test_forged_svid_has_the_ids_that_it_should(
+    bench: Bench, what: dict[str, Any], uris: list[str]
+) -> None:
+    """A forged SVID names its workload, unless the sabotage says otherwise."""
+    assert spiffe_ids(forged(bench, **what).leaf) == uris
+
+
+def test_forged_chain_leads_to_the_root_unless_foreign(bench: Bench) -> None:
+    """A forged SVID is below the testbed's own root: only what the sabotage names is wrong."""
+    root = bench.testbed.root.certificate
+
+    leaf, signer = forged(bench).chain
+    leaf.verify_directly_issued_by(signer)
+    signer.verify_directly_issued_by(root)
+
+    assert forged(bench, signer={"foreign": True}).chain[1].issuer != root.subject
+
+
+def test_secrets_are_put_where_the_sidecar_reads_them(bench: Bench) -> None:
+    """A forged certificate is a file of its own workload, and the configuration names it."""
+    broken = load_sabotage("pinned-certificates")
+
+    assert bench.changed(broken) == {"api", "valid-api-client"}
+
+    assert set(bench.paper.files) == {
+        "api/secret-api.json",
+        "valid-api-client/secret-valid-api-client.json",
+    }
+
+
+def test_frozen_agent_goes_on_again(bench: Bench) -> None:
+    """A frozen agent is let go on by itself after its time."""
+    broken = Sabotage("x", "x", (), "x", {"freeze_agent": 0.01})
+
+    broken.started(bench.testbed)
+
+    assert bench.paper.told[0] == ("pause", "spire-agent")
+    assert len(bench.paper.told) <= 2
