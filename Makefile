@@ -30,10 +30,10 @@ conformance: $(VENV)/.svidproof
 
 test: $(VENV)/.tox
 	$(SAY) 'lint, types, selftests, core profile (tox makes an environment for each)'
-	@$(VENV)/bin/tox run --quiet -e lint,types,selftest,local
+	@$(VENV)/bin/tox run -e lint,types,selftest,local
 
 bench wheel: $(VENV)/.tox
-	@$(VENV)/bin/tox run --quiet -e $@
+	@$(VENV)/bin/tox run -e $@
 
 clean:
 	rm -rf $(VENV) .tox build dist .mypy_cache .ruff_cache .pytest_cache

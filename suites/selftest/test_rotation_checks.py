@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RENEWS = "test_each_rotation_renews_serial_and_key"
 IN_TIME = "test_svid_is_renewed_in_time"
+HALF = "test_svids_are_renewed_at_half_their_lifetime"
 NO_GAP = "test_validity_moves_on_without_a_gap"
 VALID_ONLY = "test_no_invalid_certificate_is_ever_shown"
 VIEWS = "test_all_views_of_an_svid_agree"
@@ -117,6 +118,20 @@ def early(world: World) -> None:
 def late(world: World) -> None:
     """An SVID is renewed when little of its life is left."""
     world.reschedule("api", 0, 22, 30, 38)
+
+
+def all_a_little_late(world: World) -> None:
+    """Each SVID is renewed later than by the rule, though none as late as to be unsound."""
+    for offset, name in enumerate(world.names):
+        world.reschedule(name, *(offset + 14.0 * number for number in range(4)))
+
+
+def all_lag_a_little(world: World) -> None:
+    """All views follow each rotation two seconds late: once that may be, but not each time."""
+    for number in (1, 2, 3):
+        came, before = world.came("api", number), world.issues["api"][number - 1]
+        for source in (Source.CERTS, Source.SECRETS, Source.WIRE):
+            world.show(source, "api", came, came + 2, before)
 
 
 def after_the_end(world: World) -> None:
@@ -237,6 +252,8 @@ MUTATIONS = [
                  id="delivered-late"),
     pytest.param(early, {IN_TIME: "api was renewed with 27 s left"}, id="27-s-left"),
     pytest.param(late, {IN_TIME: "api was renewed with 8 s left"}, id="8-s-left"),
+    pytest.param(all_a_little_late, {HALF: r"half of 12 SVIDs were renewed with 16\.0 s left"},
+                 id="all-16-s-left"),
     pytest.param(after_the_end, {NO_GAP: "came too late", VALID_ONLY: "had expired",
                                  IN_TIME: "with -3 s left"}, id="after-the-end"),
     pytest.param(gap, {NO_GAP: "a gap in validity", VALID_ONLY: "had expired",
@@ -264,6 +281,8 @@ MUTATIONS = [
     pytest.param(lags(Source.WIRE, 4), {VIEWS: r"came to wire 4\.\d+ s late",
                                         SERVES: r"certificate was served 3\.9 s longer"},
                  id="wire-lags-4-s"),
+    pytest.param(all_lag_a_little, {VIEWS: r"half of the views of api lag by 2\.\d+ s"},
+                 id="all-lag-2-s-each-time"),
     pytest.param(blinks(Source.CERTS), {VIEWS: r"certs showed the old SVID 4\.\d+ s longer"},
                  id="certs-go-back"),
     pytest.param(blinks(Source.WIRE), {VIEWS: r"wire showed the old SVID 4\.\d+ s longer",
