@@ -17,3 +17,8 @@ def api(testbeds: Testbeds) -> Testbed:
 def rotations(api: Testbed, progress: Progress) -> Observation:
     """What was seen until every workload had rotated often enough; checks that ask go last."""
     return observe(api, progress)
+
+
+@pytest.fixture
+def after_everything() -> None:
+    """Sets the order only: what the check does must not be seen in the window."""

@@ -4,6 +4,7 @@ import pytest
 
 from svidproof import Testbed, budgets, eventually, requirement
 from svidproof.components.envoy import BUNDLE
+from svidproof.watch import Observation, Source
 from svidproof.watch.timeline import spiffe_ids
 
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
@@ -57,6 +58,21 @@ def test_certs_and_secrets_agree(api: Testbed, name: str) -> None:
         assert delivered in shown, f"SDS delivered {delivered:x}, /certs shows {shown}"
 
     eventually(agree, budgets.SECRETS_READY)
+
+
+@requirement("HANDSHAKE-1")
+@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("source", [Source.CERTS, Source.SECRETS], ids=lambda s: s.value)
+def test_trust_never_changes(rotations: Observation, name: str, source: Source) -> None:
+    """All through the rotations a sidecar trusts the bundle, and never anything else."""
+    bundle = {certificate.serial_number for certificate in rotations.testbed.trust_bundle}
+
+    trusts = rotations.timeline.trusts(source, name)
+
+    assert trusts, f"{name}: no authorities were seen at {source.value}"
+    for trust in trusts:
+        foreign = [f"{serial:x}" for serial in trust.serials - bundle]
+        assert trust.serials == bundle, f"{name} trusted {len(trust.serials)} CAs, {foreign} too"
 
 
 @requirement("HANDSHAKE-1")

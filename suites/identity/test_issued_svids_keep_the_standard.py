@@ -159,6 +159,13 @@ def test_extended_key_usage_serves_both_sides(
             assert not missing, f"{name}: extended key usage lacks {missing}"
 
 
+@requirement("IDENTITY-104")
+def test_extended_key_usage_is_there(leaves: list[tuple[str, x509.Certificate]]) -> None:
+    """An SVID has an extended key usage."""
+    for name, leaf in leaves:
+        assert list(_find(leaf, x509.ExtendedKeyUsage)), f"{name}: no extended key usage"
+
+
 @requirement("IDENTITY-101")
 def test_chain_leads_to_the_bundle(api: Testbed, everything_seen: list[tuple[str, Chain]]) -> None:
     """Each chain is signed link by link up to the bundle, and no link ends before the SVID."""

@@ -81,15 +81,27 @@ def wait_until_ended(*pids: int) -> None:
     eventually(ended, SOON)
 
 
-def wait_for(log: Path, text: str) -> str:
-    """Wait until a log has `text`; returns the log."""
+def wait_for(log: Path, text: str) -> None:
+    """Wait until a log has `text`."""
 
-    def written() -> str:
+    def written() -> None:
         found = log.read_text() if log.exists() else ""
         assert text in found, f"{log.name}: {found!r}"
-        return found
 
-    return eventually(written, SOON)
+    eventually(written, SOON)
+
+
+def child_of(platform: LocalPlatform, name: str) -> int:
+    """Start a program that forks, and wait until both have said so; returns the child's process."""
+    start(platform, name, FORKS, "child")
+    log = platform.directory / "log" / name
+
+    def forked() -> int:
+        lines = log.read_text().splitlines()
+        assert len(lines) == 2, f"{name}: {lines}"
+        return max(int(line.split()[1]) for line in lines)
+
+    return eventually(forked, SOON)
 
 
 def start(platform: LocalPlatform, name: str, args: tuple[str, ...], ready: str = "ready") -> int:
@@ -116,15 +128,12 @@ def test_close_ends_what_does_not_listen(cache: Path) -> None:
     """Programs that ignore signals, are frozen or have children of their own end as well."""
     platform = LocalPlatform({}, "example.org")
     pids = [start(platform, "stubborn", STUBBORN), start(platform, "frozen", WAITS)]
-    pids.append(start(platform, "parent", FORKS, "child"))
-    log = wait_for(platform.directory / "log" / "parent", "child 0\n")
-    pids += [int(line.split()[1]) for line in log.splitlines() if line != "child 0"]
+    pids += [child_of(platform, "parent"), platform._processes["parent"].pid]
     platform.pause("frozen")
 
     platform.close()
 
     wait_until_ended(*pids)
-    assert len(pids) == 4
     assert list((cache / "runs").iterdir()) == []
 
 
@@ -161,13 +170,11 @@ def test_stop_kills_what_does_not_listen(
 
 def test_kill_takes_the_children_along(platform: LocalPlatform) -> None:
     """A program that is killed leaves no child."""
-    start(platform, "one", FORKS, "child")
-    log = wait_for(platform.directory / "log" / "one", "child 0\n")
-    children = [int(line.split()[1]) for line in log.splitlines() if line != "child 0"]
+    child = child_of(platform, "one")
 
     platform.kill("one")
 
-    wait_until_ended(*children)
+    wait_until_ended(child)
 
 
 def test_killed_run_takes_its_programs_along_and_is_cleared(platform: LocalPlatform) -> None:

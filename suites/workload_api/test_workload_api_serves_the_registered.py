@@ -4,10 +4,10 @@ import time
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
+from svidproof.watch import Observation, Source
+from svidproof.watch.observation import WANTED
 from svidproof.watch.timeline import spiffe_ids
 from svidproof.workload_api import HEADER, X509Stream, fetch_x509
 
@@ -30,10 +30,29 @@ def test_registered_process_gets_its_svid(api: Testbed, name: str) -> None:
     assert ids == [workload.spiffe_id], f"{name} got: {answer}"
     [svid] = answer.svids
     assert spiffe_ids(svid.chain[0]) == [workload.spiffe_id], "the leaf does not come first"
-    assert _public(svid.key_der) == _spki(svid.chain[0]), "the key is not the certificate's"
+    assert not svid.flaws(), svid.flaws()[0]
     assert set(svid.bundle) == api.trust_bundle, f"{len(svid.bundle)} authorities in the bundle"
     assert answer.federated == (), f"bundles of {answer.federated}"
     assert took <= AT_ONCE, f"took {took:.2f} s"
+
+
+@requirement("WLAPI-1")
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_every_message_is_sound(rotations: Observation, name: str) -> None:
+    """Every message of a process's stream, not only the first, has its own SVID, key and bundle."""
+    own = rotations.testbed.scenario.spiffe_id(name)
+    bundle = {certificate.serial_number for certificate in rotations.testbed.trust_bundle}
+
+    deliveries = rotations.timeline.deliveries(name)
+
+    assert len(deliveries) > WANTED, f"only {len(deliveries)} messages in the window"
+    for number, delivery in enumerate(deliveries, 1):
+        assert delivery.ids == (own,), f"message {number} has SVIDs of {delivery.ids}"
+        assert not delivery.flaws, f"message {number}: {delivery.flaws[0]}"
+    ended = [e for e in rotations.timeline.streams_ended() if e.workload == name]
+    assert not ended, f"the stream was ended: {ended[0].code} {ended[0].details}"
+    for trust in rotations.timeline.trusts(Source.WORKLOAD_API, name):
+        assert trust.serials == bundle, f"a message's bundle has {len(trust.serials)} authorities"
 
 
 @requirement("WLAPI-2")
@@ -101,16 +120,3 @@ def _await(target: str, code: grpc.StatusCode, spiffe_id: str | None) -> None:
         assert (answer.code, got) == (code, spiffe_id), f"{answer.code.name} {got}"
 
     eventually(answered, budgets.REGISTRATION)
-
-
-def _public(key_der: bytes) -> bytes:
-    key = serialization.load_der_private_key(key_der, password=None)
-    return key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-
-
-def _spki(certificate: x509.Certificate) -> bytes:
-    return certificate.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )

@@ -1,0 +1,50 @@
+"""Who gets which secret by SDS, and who does not."""
+
+import grpc
+import pytest
+
+from svidproof import Capability, Testbed, needs, requirement
+from svidproof.components.envoy import BUNDLE
+from svidproof.sds import fetch_secrets
+
+# The requests of these checks would be told from Envoy's by nothing in the agent's log.
+pytestmark = pytest.mark.usefixtures("after_everything")
+# What the agent logs when somebody asks for what is not theirs.
+REFUSED = r"Error building stream secrets response|No identity issued|attest"
+
+
+@requirement("SDS-1")
+def test_registered_process_gets_its_own_secret(api: Testbed) -> None:
+    """A registered process gets its own SVID and the bundle by name."""
+    workload = api.workload("valid-api-client")
+    target = workload.envoy.workload_api()
+
+    for name in (workload.spiffe_id, BUNDLE):
+        answer = fetch_secrets(target, name)
+        assert (answer.code, answer.secrets) == (grpc.StatusCode.OK, 1), f"{name}: {answer}"
+
+
+@requirement("SDS-1")
+@pytest.mark.parametrize("wanted", ["api", "invalid-api-client", "nobody"])
+def test_registered_process_gets_no_other_secret(api: Testbed, wanted: str) -> None:
+    """A registered process that asks for another's SVID is refused."""
+    target = api.workload("valid-api-client").envoy.workload_api()
+
+    with api.provoking(api.agent.component, REFUSED):
+        answer = fetch_secrets(target, api.scenario.spiffe_id(wanted))
+
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"{wanted}: {answer}"
+    assert answer.secrets == 0, f"{wanted}: {answer}"
+
+
+@requirement("SDS-1")
+@needs(Capability.UNREGISTERED_PROCESS)
+@pytest.mark.parametrize("wanted", ["api", "valid-api-client"])
+def test_unregistered_process_gets_no_secret(api: Testbed, wanted: str) -> None:
+    """A process without an entry gets nobody's SVID."""
+    with api.provoking(api.agent.component, REFUSED):
+        answer = fetch_secrets(api.prober.workload_api(), api.scenario.spiffe_id(wanted))
+
+    refusals = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
+    assert answer.code in refusals, f"{wanted}: {answer}"
+    assert answer.secrets == 0, f"{wanted}: {answer}"
