@@ -5,6 +5,7 @@ in the certificate itself: in every one that was seen, not in a sample.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -15,26 +16,23 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from svidproof import Testbed, budgets, eventually, requirement
 from svidproof.watch import Source
-from svidproof.watch.timeline import spiffe_ids
+from svidproof.watch.timeline import key_hash, spiffe_ids
 
 Chain = tuple[x509.Certificate, ...]
 E = TypeVar("E", bound=x509.ExtensionType)
 SERVING = ["api", "api-trusted-ca"]
+RANDOM_BITS = 64  # what a serial number must have at least (CA/Browser Forum BR 7.1)
 
 
 @pytest.fixture(scope="module")
 def everything_seen(api: Testbed) -> list[tuple[str, Chain]]:
-    """Every chain seen so far in any sidecar, with its workload; each serving one on the wire."""
+    """Every chain seen so far, with its workload: delivered, held by a sidecar, or on the wire."""
 
     def seen() -> list[tuple[str, Chain]]:
-        timeline = api.watch.timeline
-        served = timeline.sightings(Source.WIRE)
-        missing = set(SERVING) - {s.workload for s in served}
-        assert not missing, f"nothing served yet by {missing}"
-        held = timeline.sightings(Source.SECRETS)
-        missing = set(api.workloads) - {s.workload for s in held}
-        assert not missing, f"nothing held yet by {missing}"
-        return [(s.workload, s.chain) for s in (*served, *held)]
+        sightings = [s for s in api.watch.timeline.sightings() if s.chain]
+        missing = set(api.workloads) - {s.workload for s in sightings}
+        assert not missing, f"no SVID of {sorted(missing)} was seen anywhere"
+        return [(s.workload, s.chain) for s in sightings]
 
     return eventually(seen, budgets.SECRETS_READY, alive=api.assert_alive)
 
@@ -65,7 +63,7 @@ def test_svid_names_its_workload(api: Testbed, leaves: list[tuple[str, x509.Cert
     """Each SVID's ID is its workload's own, and has a path."""
     for name, leaf in leaves:
         uri = next(iter(spiffe_ids(leaf)), "")
-        assert uri == api.scenario.spiffe_id(name)
+        assert uri == api.scenario.spiffe_id(name), f"{name} is named {uri}"
         assert uri.removeprefix("spiffe://").partition("/")[2], f"{name}: no path in {uri}"
 
 
@@ -75,7 +73,7 @@ def test_uri_san_is_critical_without_subject(
 ) -> None:
     """Where the subject is empty, the SAN extension is critical."""
     for name, leaf in leaves:
-        san = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        san = _the(leaf, x509.SubjectAlternativeName)
         assert san.critical or leaf.subject.rdns, f"{name}: empty subject, SAN not critical"
 
 
@@ -115,7 +113,7 @@ def test_key_usage_is_critical(everything_seen: list[tuple[str, Chain]]) -> None
     """Every keyUsage is critical."""
     for name, chain in everything_seen:
         for certificate in chain:
-            usage = certificate.extensions.get_extension_for_class(x509.KeyUsage)
+            usage = _the(certificate, x509.KeyUsage)
             assert usage.critical, f"{name}: keyUsage is not critical"
 
 
@@ -167,6 +165,20 @@ def test_extended_key_usage_is_there(leaves: list[tuple[str, x509.Certificate]])
 
 
 @requirement("IDENTITY-101")
+@pytest.mark.usefixtures("everything_seen")
+@pytest.mark.parametrize("name", SERVING)
+def test_certificate_is_served(api: Testbed, name: str) -> None:
+    """The chain that was looked at is the one that the listener serves."""
+
+    def served() -> None:
+        assert api.watch.timeline.sightings(Source.WIRE, name), (
+            f"{name} serves no certificate; its sidecar says: {_last_warning(api, name)}"
+        )
+
+    eventually(served, budgets.SECRETS_READY, alive=api.assert_alive)
+
+
+@requirement("IDENTITY-101")
 def test_chain_leads_to_the_bundle(api: Testbed, everything_seen: list[tuple[str, Chain]]) -> None:
     """Each chain is signed link by link up to the bundle, and no link ends before the SVID."""
     bundle = api.spire.bundle()
@@ -183,11 +195,27 @@ def test_chain_leads_to_the_bundle(api: Testbed, everything_seen: list[tuple[str
 
 @requirement("IDENTITY-102")
 def test_serials_are_never_used_twice(everything_seen: list[tuple[str, Chain]]) -> None:
-    """No two certificates have the same serial number, and each is long enough to be random."""
+    """No two certificates have the same serial number, and each comes from a random generator."""
     certificates = {c for _, chain in everything_seen for c in chain}
-    serials = {c.serial_number for c in certificates}
-    assert len(serials) == len(certificates), "a serial number was used twice"
-    assert min(c.serial_number.bit_length() for _, (c, *_) in everything_seen) >= 64
+    serials = sorted(c.serial_number for c in certificates)
+    svids = sorted({c.serial_number for _, (c, *_) in everything_seen})
+
+    assert len(set(serials)) == len(serials), "a serial number was used twice"
+    shortest = min(serial.bit_length() for serial in svids)
+    assert shortest >= RANDOM_BITS, f"a serial number has only {shortest} bits"
+    closest = min(b - a for a, b in itertools.pairwise(svids))
+    assert closest.bit_length() >= RANDOM_BITS / 2, f"two serial numbers differ by {closest}"
+
+
+@requirement("IDENTITY-102")
+def test_keys_are_never_used_twice(everything_seen: list[tuple[str, Chain]]) -> None:
+    """No two SVIDs, of one workload or of two, have the same key."""
+    svids = {chain[0]: name for name, chain in everything_seen}
+    owners: dict[str, x509.Certificate] = {}
+
+    for svid, name in svids.items():
+        first = owners.setdefault(key_hash(svid), svid)
+        assert first == svid, f"{name} and {svids[first]} have SVIDs with the same key"
 
 
 @requirement("IDENTITY-103")
@@ -209,8 +237,21 @@ def _find(certificate: x509.Certificate, kind: type[E]) -> Iterator[x509.Extensi
 
 
 def _usage(certificate: x509.Certificate) -> x509.KeyUsage:
-    return certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    return _the(certificate, x509.KeyUsage).value
 
 
 def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints:
-    return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    return _the(certificate, x509.BasicConstraints).value
+
+
+def _the(certificate: x509.Certificate, kind: type[E]) -> x509.Extension[E]:
+    found = next(_find(certificate, kind), None)
+    name = (spiffe_ids(certificate) or [certificate.subject.rfc4514_string()])[0]
+    assert found is not None, f"{name}: no {kind.oid._name}"
+    return found
+
+
+def _last_warning(api: Testbed, name: str) -> str:
+    component = api.workload(name).envoy.component
+    told = [r.message for r in api.watch.timeline.logs(component) if r.level == "warning"]
+    return told[-1][:200] if told else "nothing"

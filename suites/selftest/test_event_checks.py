@@ -121,6 +121,11 @@ def signature_missing(world: World) -> None:
     world.logs.remove(signed(world))
 
 
+def signature_told_twice(world: World) -> None:
+    """The server tells of one signature twice."""
+    world.logs.append(signed(world))
+
+
 def signature_with_other_end(world: World) -> None:
     """The server tells another end than the SVID has."""
     world.amend(signed(world), expiration="2026-01-02T03:04:52Z")
@@ -320,6 +325,8 @@ MUTATIONS = [
     pytest.param(signature_missing, {SIGNATURE: "no signing line for api .* among 3",
                                      NO_MORE: "signed and delivered differ by"},
                  id="signature-missing"),
+    pytest.param(signature_told_twice, {SIGNATURE: "2 signing lines for api"},
+                 id="signature-told-twice"),
     pytest.param(signature_with_other_end, {SIGNATURE: "told .*:04:52.*, signed .*:04:51"},
                  id="signature-with-another-end"),
     pytest.param(signature_in_other_zone, {}, id="signature-in-another-zone-is-sound"),

@@ -62,7 +62,7 @@ def test_unregistered_process_is_denied(api: Testbed) -> None:
     with api.provoking(api.agent.component, DENIED):
         answer = fetch_x509(api.prober.workload_api())
 
-    assert answer.code is grpc.StatusCode.PERMISSION_DENIED, str(answer)
+    assert answer.code is grpc.StatusCode.PERMISSION_DENIED, f"expected PermissionDenied: {answer}"
     assert answer.messages == 0, str(answer)
 
 
@@ -86,7 +86,7 @@ def test_call_without_header_is_refused(
     answer = fetch_x509(target, metadata=metadata)
 
     assert control.code is grpc.StatusCode.OK, str(control)
-    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, str(answer)
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"expected InvalidArgument: {answer}"
     assert answer.messages == 0, str(answer)
 
 
