@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from svidproof import Alert, Flaw, Testbed, Version, requirement
+from svidproof import Alert, Flaw, Saw, Testbed, Version, requirement
 from svidproof.checks import assert_accepted, assert_not_answered, assert_refused
 
 ERROR, SAN, NO_CERT, CONNECTION = (
@@ -72,7 +72,9 @@ VERSIONS = [
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.flaw.value) for row in ROWS])
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("server", SERVERS)
-def test_flawed_client_is_refused(api: Testbed, server: str, version: Version, row: Row) -> None:
+def test_flawed_client_is_refused(
+    api: Testbed, server: str, version: Version, row: Row, saw: Saw
+) -> None:
     """A client whose credential is flawed gets a fatal alert and never reaches the workload."""
     workload = api.workload(server)
     alert, counter = row.spiffe if server == "api" else row.trusted_ca
@@ -83,12 +85,15 @@ def test_flawed_client_is_refused(api: Testbed, server: str, version: Version, r
     )
 
     assert_refused(exchange, {alert}, at=workload, since=before, counter=counter)
+    saw(f"{exchange}; {counter} +1; the app saw nothing")
 
 
 @pytest.mark.usefixtures("genuine_client_is_accepted")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("server", SERVERS)
-def test_client_without_certificate_is_refused(api: Testbed, server: str, version: Version) -> None:
+def test_client_without_certificate_is_refused(
+    api: Testbed, server: str, version: Version, saw: Saw
+) -> None:
     """A client that presents no certificate is told that one is required."""
     workload = api.workload(server)
     before = workload.tally()
@@ -96,6 +101,7 @@ def test_client_without_certificate_is_refused(api: Testbed, server: str, versio
     exchange = api.prober.get(workload, credential=None, versions=(version, version))
 
     assert_refused(exchange, {MISSING[version]}, at=workload, since=before, counter=NO_CERT)
+    saw(f"{exchange}; {NO_CERT} +1; the app saw nothing")
 
 
 @requirement("HANDSHAKE-7")

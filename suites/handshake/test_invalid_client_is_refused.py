@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Testbed, budgets, eventually, requirement
+from svidproof import Saw, Testbed, budgets, eventually, requirement
 from svidproof.checks import (
     assert_accepted,
     assert_counted,
@@ -51,7 +51,7 @@ def _valid_client_is_served(api: Testbed, quiet: None) -> Iterator[None]:  # noq
 
 @pytest.mark.usefixtures("_valid_client_is_served", "_connections_are_logged")
 @pytest.mark.parametrize(("call", "server"), CALLS)
-def test_invalid_client_is_refused(api: Testbed, call: str, server: str) -> None:
+def test_invalid_client_is_refused(api: Testbed, call: str, server: str, saw: Saw) -> None:
     """The invalid client gets 503 from its own sidecar, and both sidecars' logs say why."""
     client, workload = api.workload("invalid-api-client"), api.workload(server)
     before, start = workload.tally(), Moment.now()
@@ -63,6 +63,7 @@ def test_invalid_client_is_refused(api: Testbed, call: str, server: str) -> None
     assert_unseen(workload, before)
     _assert_logged(api, client.envoy.component, start, PEER_ALERT)
     _assert_logged(api, workload.envoy.component, start, VERIFY_FAILED)
+    saw(f"{exchange}; fail_verify_san +1; the app saw nothing; both logs name the TLS error")
 
 
 def _assert_logged(api: Testbed, component: str, since: Moment, pattern: str) -> None:

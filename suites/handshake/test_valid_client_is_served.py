@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from svidproof import Testbed, requirement
+from svidproof import Saw, Testbed, requirement
 from svidproof.checks import assert_accepted, assert_counted
 
 CALLS = [
@@ -18,7 +18,7 @@ CALLS = [
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(("call", "server"), CALLS)
-def test_valid_client_is_served(api: Testbed, call: str, server: str) -> None:
+def test_valid_client_is_served(api: Testbed, call: str, server: str, saw: Saw) -> None:
     """One request of the valid client is answered 200 `ok`, and the app saw just that one."""
     client, workload, tag = api.workload("valid-api-client"), api.workload(server), uuid.uuid4().hex
     before = workload.tally()
@@ -29,3 +29,4 @@ def test_valid_client_is_served(api: Testbed, call: str, server: str) -> None:
     seen = [(s.tag, s.path, s.client_id) for s in workload.app.seen(before.requests)]
     assert seen == [(tag, "/orders", client.spiffe_id)], f"the app saw {seen}"
     assert_counted(workload, before, {"listener.inbound.ssl.handshake": 1})
+    saw(f"{exchange}; the app saw one request, of {client.spiffe_id}")

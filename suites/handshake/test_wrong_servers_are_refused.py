@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Capability, Flaw, Testbed, needs, requirement
+from svidproof import Capability, Flaw, Saw, Testbed, needs, requirement
 from svidproof.checks import Accepted, assert_accepted, assert_counted, assert_unavailable
 
 FLAWS = [
@@ -45,7 +45,7 @@ def _genuine_server_is_accepted(api: Testbed, quiet: None) -> Iterator[None]:  #
 @needs(Capability.IMPOSTOR)
 @pytest.mark.parametrize("flaw", FLAWS)
 @pytest.mark.parametrize("client", CLIENTS)
-def test_wrong_server_is_refused(api: Testbed, client: str, flaw: Flaw) -> None:
+def test_wrong_server_is_refused(api: Testbed, client: str, flaw: Flaw, saw: Saw) -> None:
     """The client's sidecar sends no request to a server whose credential is flawed."""
     workload = api.workload(client)
     before = workload.tally()
@@ -63,3 +63,4 @@ def test_wrong_server_is_refused(api: Testbed, client: str, flaw: Flaw) -> None:
     if flaw is Flaw.WRONG_KEY:
         counter = "connection_error"
     assert_counted(workload, before, {f"cluster.impostor.ssl.{counter}": 1})
+    saw(f"the impostor got the alert “{attempt.alert.value}” and no request; {counter} +1")

@@ -5,7 +5,7 @@ import time
 import grpc
 import pytest
 
-from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
+from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.watch import Observation, Source
 from svidproof.watch.observation import WANTED
 from svidproof.watch.timeline import spiffe_ids
@@ -18,7 +18,7 @@ DENIED = r"No identity issued|Workload attestation failed"
 
 @requirement("WLAPI-1")
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_registered_process_gets_its_svid(api: Testbed, name: str) -> None:
+def test_registered_process_gets_its_svid(api: Testbed, name: str, saw: Saw) -> None:
     """A registered process gets its own SVID, key and bundle, nobody else's, and at once."""
     workload = api.workload(name)
     start = time.monotonic()
@@ -34,6 +34,7 @@ def test_registered_process_gets_its_svid(api: Testbed, name: str) -> None:
     assert set(svid.bundle) == api.trust_bundle, f"{len(svid.bundle)} authorities in the bundle"
     assert answer.federated == (), f"bundles of {answer.federated}"
     assert took <= AT_ONCE, f"took {took:.2f} s"
+    saw(f"{answer} after {took * 1000:.0f} ms")
 
 
 @requirement("WLAPI-1")
