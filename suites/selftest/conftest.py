@@ -1,5 +1,7 @@
 """A small catalogue and a sound report of it, for tests to spoil."""
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -43,6 +45,15 @@ link = "https://example.org/lax"
 """
 STARTED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 Spoil = Callable[..., Evidence]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the tests' temporary files away at the end: pytest keeps those of three runs."""
+    if config.option.basetemp is None:
+        directory = tempfile.mkdtemp(prefix="svidproof-")
+        config.option.basetemp = directory
+        config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 
 @pytest.fixture
