@@ -65,7 +65,7 @@ def test_server_tells_each_signature(rotations: Observation, name: str) -> None:
 def test_each_push_is_acknowledged(rotations: Observation, name: str, kind: str) -> None:
     """Each rotation is pushed by SDS and acknowledged with its nonce, name and version."""
     own = rotations.testbed.scenario.spiffe_id(name)
-    pushed = list(_pushes(rotations, own, own if kind == "svid" else BUNDLE))
+    pushed = list(_pushes(rotations, name, own if kind == "svid" else BUNDLE))
 
     for rotation in rotations.rotations(name):
         near = [p for p in pushed if abs(_delay(p, rotation)) <= LAG]
@@ -100,9 +100,9 @@ def test_cache_tells_each_update(rotations: Observation, name: str) -> None:
     """The agent's cache tells each new SVID once."""
     last = rotations.rotations(name)[-1].after.first.wall
     own = rotations.testbed.scenario.spiffe_id(name)
-    texts = rotations.testbed.messages
+    texts, agent = rotations.testbed.messages, rotations.testbed.agent_of(name).component
 
-    lines = rotations.logs(rotations.testbed.agent.component, texts.updated)
+    lines = rotations.logs(agent, texts.updated)
 
     told = [r for r in lines if r.fields.get("spiffe_id") == own and r.wall <= last]
     svids = rotations.delivered(name)
@@ -112,42 +112,50 @@ def test_cache_tells_each_update(rotations: Observation, name: str) -> None:
 @requirement("EVENTS-3")
 def test_each_sidecar_has_one_stream_for_each_secret(rotations: Observation) -> None:
     """Each sidecar asks for its SVID and for the bundle once, and keeps these streams."""
-    texts, agent = rotations.testbed.messages, rotations.testbed.agent.component
-    requests = rotations.logs(agent, texts.sds_request)
+    testbed = rotations.testbed
 
     opened = sorted(
-        name
-        for record in requests
+        (agent, name)
+        for agent in testbed.agents
+        for record in rotations.logs(agent, testbed.messages.sds_request)
         if not record.fields["nonce"]
         for name in json.loads(record.fields["resource_names"])
     )
 
-    own = [rotations.testbed.scenario.spiffe_id(name) for name in WORKLOADS]
-    wanted = sorted([*own, *[BUNDLE] * len(own)])
+    wanted = sorted(
+        (testbed.agent_of(name).component, secret)
+        for name in WORKLOADS
+        for secret in (testbed.scenario.spiffe_id(name), BUNDLE)
+    )
     assert opened == wanted, f"streams were opened for {opened}"
 
 
 @requirement("EVENTS-3")
 def test_no_push_is_left_unacknowledged(rotations: Observation) -> None:
     """Every SDS response has a nonce of its own, and a request acknowledges it."""
-    texts, agent = rotations.testbed.messages, rotations.testbed.agent.component
-    responses = rotations.logs(agent, texts.sds_response)
+    texts, agents = rotations.testbed.messages, rotations.testbed.agents
+    responses = [r for agent in agents for r in rotations.logs(agent, texts.sds_response)]
     settled = [r for r in responses if r.wall <= rotations.cutoff.wall]
 
-    nonces = [(r.fields["pid"], r.fields["nonce"]) for r in responses]
-    requests = rotations.logs(agent, texts.sds_request)
-    acknowledged = {(r.fields["pid"], r.fields["nonce"]) for r in requests}
+    nonces = [_exchange(r) for r in responses]
+    requests = [r for agent in agents for r in rotations.logs(agent, texts.sds_request)]
+    acknowledged = {_exchange(r) for r in requests}
 
     streams = 2 * len(WORKLOADS)
     assert len(settled) >= streams * WANTED, f"only {len(settled)} responses on {streams} streams"
     assert len(set(nonces)) == len(nonces), "a nonce was used twice"
-    left = {(r.fields["pid"], r.fields["nonce"]) for r in settled} - acknowledged
+    left = {_exchange(r) for r in settled} - acknowledged
     assert not left, f"{len(left)} responses were not acknowledged"
+
+
+def _exchange(record: LogRecord) -> tuple[str, str, str]:
+    """What a response and its acknowledgement have in common: agent, process and nonce."""
+    return record.component, record.fields["pid"], record.fields["nonce"]
 
 
 def _renewals(rotations: Observation, name: str) -> list[LogRecord]:
     testbed = rotations.testbed
-    lines = rotations.logs(testbed.agent.component, testbed.messages.renewing)
+    lines = rotations.logs(testbed.agent_of(name).component, testbed.messages.renewing)
     own = testbed.scenario.spiffe_id(name)
     return [line for line in lines if line.fields.get("spiffe_id") == own]
 
@@ -155,8 +163,9 @@ def _renewals(rotations: Observation, name: str) -> list[LogRecord]:
 def _signatures(rotations: Observation, name: str) -> list[LogRecord]:
     testbed = rotations.testbed
     lines = rotations.logs(testbed.spire.component, testbed.messages.signed)
-    own = testbed.scenario.spiffe_id(name)
-    return [line for line in lines if line.fields.get("spiffe_id") == own]
+    wanted = (testbed.scenario.spiffe_id(name), testbed.agent_id(name))
+    # The agents of other nodes may ask for the same ID: their SVIDs go to nobody here.
+    return [r for r in lines if (r.fields.get("spiffe_id"), r.fields.get("caller_id")) == wanted]
 
 
 def _tells(line: LogRecord, rotation: Rotation) -> bool:
@@ -172,19 +181,19 @@ def _delay(push: Acknowledged, rotation: Rotation) -> float:
     return (push.response.wall - rotation.after.first.wall).total_seconds()
 
 
-def _pushes(rotations: Observation, own: str, name: str) -> Iterator[Acknowledged]:
+def _pushes(rotations: Observation, of: str, secret: str) -> Iterator[Acknowledged]:
     """The acknowledged pushes of one secret to one sidecar.
 
     Responses carry no names: a response belongs to the request that answers its nonce. A sidecar's
     process is known by its having asked for its own SVID.
     """
-    texts, agent = rotations.testbed.messages, rotations.testbed.agent.component
+    texts, agent = rotations.testbed.messages, rotations.testbed.agent_of(of).component
     requests = rotations.logs(agent, texts.sds_request)
     responses = rotations.logs(agent, texts.sds_response)
-    wanted = json.dumps([own])
+    wanted = json.dumps([rotations.testbed.scenario.spiffe_id(of)])
     processes = {r.fields["pid"] for r in requests if r.fields["resource_names"] == wanted}
     answers = {r.fields["nonce"]: r for r in responses if r.fields["pid"] in processes}
     for request in requests:
         nonce = request.fields["nonce"]
-        if nonce in answers and request.fields["resource_names"] == json.dumps([name]):
+        if nonce in answers and request.fields["resource_names"] == json.dumps([secret]):
             yield Acknowledged(answers[nonce], request)

@@ -143,11 +143,13 @@ def test_lifetime_is_ttl_plus_backdating(rotations: Observation, name: str) -> N
     """Each SVID lives for its entry's TTL, plus the ten seconds by which SPIRE backdates it."""
     expected = rotations.testbed.scenario.svid_ttl + BACKDATING
 
-    for sighting in rotations.delivered(name):
+    for number, sighting in enumerate(rotations.delivered(name)):
         lifetime = (sighting.not_after - sighting.not_before).total_seconds()
         assert abs(lifetime - expected) < TRUNCATION, f"{lifetime:.0f} s, not {expected:.0f} s"
         late = (sighting.first.wall - sighting.not_before).total_seconds() - BACKDATING
-        assert -TRUNCATION <= late <= LAG + TRUNCATION, (
+        # The first one has lain in the agent's cache while the sidecars were started.
+        latest = LAG + TRUNCATION if number else expected
+        assert -TRUNCATION <= late <= latest, (
             f"{sighting.serial:x} was backdated by {BACKDATING + late:.1f} s when it was delivered"
         )
 

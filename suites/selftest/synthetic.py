@@ -41,6 +41,7 @@ AFTER = 5.0  # from the last rotation to the end of the window
 # The SDS streams of one sidecar.
 SVID, ROOTS = "svid", "bundle"
 SERVER, AGENT = "spire-server", "spire-agent"
+AGENT_ID = "spiffe://example.org/spire/agent/x509pop/42"
 VALID, INVALID = "valid-api-client", "invalid-api-client"
 REFUSAL = "HTTP 503 over plaintext: b'upstream connect error'"
 
@@ -274,7 +275,9 @@ class World:
             scenario=self.scenario,
             settings=Settings(timing=BRISK),
             messages=self.messages,
-            agent=SimpleNamespace(component=AGENT),
+            agents={AGENT: SimpleNamespace(component=AGENT)},
+            agent_of=lambda _: SimpleNamespace(component=AGENT),
+            agent_id=lambda _: AGENT_ID,
             spire=SimpleNamespace(component=SERVER),
             components=(SERVER, AGENT, *sidecars),
             workloads=workloads,
@@ -320,7 +323,7 @@ class World:
         else:
             self.log(AGENT, issue.at - 0.01, "info", "Creating X509-SVID", **facts)
         self.log(SERVER, issue.at, "debug", texts.signed, **facts, expiration=expiration,
-                 serial_num=str(issue.serial))  # fmt: skip
+                 serial_num=str(issue.serial), caller_id=AGENT_ID)  # fmt: skip
         self.log(AGENT, issue.at + 0.01, "debug", texts.updated, entry=self.entry(name),
                  spiffe_id=own)  # fmt: skip
         pid = 100 + self.names.index(name)

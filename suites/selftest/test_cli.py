@@ -53,7 +53,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("words", "complaint"),
     [
         (("run", "--platform", "moon"), "unknown platform moon: there are local"),
-        (("run", "--platform", "kind"), "platform kind is not built into this version; use local"),
+        (
+            ("run", "--platform", "docker"),
+            "platform docker is not built into this version; use local",
+        ),
         (("run", "--profile", "gold"), "unknown profile gold: there are core"),
         (("run", "--requirement", "ROTATION-99"), "unknown requirement ROTATION-99: there are"),
         (("run", "--scenario", "mars"), "unknown scenario mars: there are api"),

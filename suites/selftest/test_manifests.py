@@ -39,6 +39,10 @@ class Paper:
         """Where others reach a place."""
         return f"{place}.test"
 
+    def bind_host(self, place: str) -> str:
+        """Where a place listens for others."""
+        return f"{place}.bind"
+
     def local_host(self, place: str) -> str:
         """Where a place reaches itself."""
         return f"{place}.local"
@@ -145,7 +149,7 @@ def test_addresses_are_the_platforms(rendered: dict[str, dict[str, Any]], name: 
 
     assert address(rendered[name]["admin"]) == (f"{name}.local", ADMIN)
     if load_scenario("api").workloads[name].app:
-        assert address(find(resources["listeners"], "inbound")) == (f"{name}.test", INBOUND)
+        assert address(find(resources["listeners"], "inbound")) == (f"{name}.bind", INBOUND)
         endpoint = find(resources["clusters"], "app")["load_assignment"]["endpoints"][0]
         assert address(endpoint["lb_endpoints"][0]["endpoint"]) == (f"{name}.local", APP)
     for number, call in enumerate(load_scenario("api").workloads[name].calls):
@@ -224,8 +228,12 @@ def test_unknown_template_is_an_error() -> None:
         pytest.param("spire/x509pop-agent.hcl.j2", {"certificate": "/c.pem", "key": "/k.pem"},
                      id="x509pop-agent"),
         pytest.param("spire/unix.hcl.j2", {}, id="unix"),
+        pytest.param("spire/k8s-psat-server.hcl.j2", {"cluster": "c", "namespace": "n"},
+                     id="k8s-psat-server"),
+        pytest.param("spire/k8s-psat-agent.hcl.j2", {"cluster": "c"}, id="k8s-psat-agent"),
+        pytest.param("spire/k8s.hcl.j2", {}, id="k8s"),
         pytest.param("spire/agent.conf.j2", {
-            "trust_domain": "example.org", "server_host": "s", "server_port": 1, "host": "h",
+            "trust_domain": "example.org", "server_host": "s", "server_port": 1, "health_host": "h",
             "health_port": 2, "socket": "/a.sock", "directory": "/d", "sync_interval": "500ms",
             "log_level": "DEBUG", "bootstrap_bundle": "/b.pem", "node_attestor": "NODE {}",
             "workload_attestor": "WORKLOAD {}"}, id="agent"),
@@ -245,7 +253,7 @@ def test_spire_configuration_uses_what_it_is_given(template: str, values: dict[s
 def test_stock_timing_leaves_spires_default() -> None:
     """Without an interval of ours, SPIRE's configuration has none: its default counts."""
     names = (
-        "trust_domain", "server_host", "server_port", "host", "health_port", "socket",
+        "trust_domain", "server_host", "server_port", "health_host", "health_port", "socket",
         "directory", "log_level", "bootstrap_bundle", "node_attestor", "workload_attestor",
     )  # fmt: skip
     values = dict.fromkeys(names, "x")

@@ -346,7 +346,8 @@ def test_attestation_is_complete(platform: Platform) -> None:
     assert "NodeAttestor" in attestation.server
     assert "NodeAttestor" in attestation.agent
     assert "WorkloadAttestor" in attestation.workload
-    assert attestation.agent_id.startswith("spiffe://example.org/")
+    assert set(attestation.agent_ids) == set(platform.agents)
+    assert attestation.parent_id.startswith("spiffe://example.org/")
 
 
 def test_capabilities_are_declared(platform: Platform) -> None:

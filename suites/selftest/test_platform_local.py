@@ -16,8 +16,9 @@ import pytest
 
 from svidproof.budgets import Budget
 from svidproof.platforms import local
+from svidproof.platforms._runs import clear_stale_runs
 from svidproof.platforms.base import PlatformError, Program
-from svidproof.platforms.local import LocalPlatform, clear_stale_runs
+from svidproof.platforms.local import LocalPlatform
 from svidproof.waiting import eventually
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ import pytest
 from svidproof import testbeds, tools
 from svidproof.outcome import Result
 from svidproof.platforms import registry
-from svidproof.platforms.base import Capability, PlatformError
+from svidproof.platforms.base import Capability, Part, PlatformError
 from svidproof.report import publish
+from svidproof.selection import TOOLS
 from svidproof.tools import Tool, ToolError, ToolUsageError
 
 CATALOGUE = "".join(
@@ -112,17 +113,34 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> Beds:
     """Put the stand-ins where the real things are."""
     made = Beds()
 
-    class Platform:
-        """A platform that can do one thing."""
+    class Site:
+        """A site whose platform can do one thing."""
 
         capabilities = frozenset({Capability.PAUSE})
 
-        def __init__(self, _tools: object, _trust_domain: str) -> None:
-            """Take what a platform takes."""
+        @staticmethod
+        def tools(_options: object) -> tuple[str, ...]:
+            """What runs there."""
+            return TOOLS
+
+        def __init__(self, found: dict[str, Tool], _options: object, _progress: object) -> None:
+            """Take what a site takes."""
+            self.parts = [
+                Part(t.name, t.version, t.source, t.sha256, t.note) for t in found.values()
+            ]
+
+        def open(self) -> None:
+            """It is there."""
+
+        def platform(self, _trust_domain: str) -> None:
+            """Nobody asks what it is."""
+
+        def close(self) -> None:
+            """It stays."""
 
     monkeypatch.setattr(testbeds, "Testbed", made.testbed)
     monkeypatch.setattr(tools, "resolve", made.resolve)
-    monkeypatch.setattr(registry, "find", lambda _name: Platform)
+    monkeypatch.setattr(registry, "find", lambda _name: Site)
     return made
 
 
@@ -344,7 +362,7 @@ def test_check_must_prove_something_known(suite: Suite, text: str, complaint: st
     ("option", "complaint"),
     [
         ("platform=moon", "unknown platform moon"),
-        ("platform=kind", "platform kind is not built into this version; use local"),
+        ("platform=docker", "platform docker is not built into this version; use local"),
         ("profile=gold", "unknown profile gold: there are core, all"),
         ("requirement=A-9", "unknown requirement A-9: there are A-1, A-2, A-3"),
         ("scenario=mars", "unknown scenario mars: there are"),

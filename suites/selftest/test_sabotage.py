@@ -59,6 +59,7 @@ class Paper:
         """An address."""
         return f"host-of-{place}"
 
+    bind_host = host
     local_host = host
 
     def private_endpoint(self, place: str, name: str) -> str:
@@ -106,7 +107,7 @@ class Bench:
             scenario=self.scenario,
             root=Authority.create("root", self.scenario.trust_domain),
             settings=SimpleNamespace(),
-            agent=SimpleNamespace(component="spire-agent"),
+            agents={"spire-agent": SimpleNamespace(component="spire-agent")},
             prober=SimpleNamespace(workload_api=lambda: "unix:/nowhere"),
         )
         testbed.entry = functools.partial(Testbed.entry, cast("Testbed", testbed))

@@ -159,7 +159,7 @@ def test_broken_scenario_is_an_error(
 
 def test_attestation_is_a_value() -> None:
     """What a platform contributes to SPIRE's configuration compares as a value."""
-    assert Attestation("s", "a", "w", "id") == Attestation("s", "a", "w", "id")
+    assert Attestation("s", "a", "w", {}, "id") == Attestation("s", "a", "w", {}, "id")
 
 
 def test_data_is_found_in_a_checkout() -> None:

@@ -302,6 +302,7 @@ def shop(tmp_path: Path) -> Workshop:
     """Return a workshop in which only the machine matters."""
     store = cache.Cache(tmp_path / "cache")
     return Workshop(
+        wanted="demo-server",
         pins=pins.current(),
         host=pins.host(),
         cache=store,

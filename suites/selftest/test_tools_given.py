@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from svidproof import tools
+from svidproof import selection, tools
 from svidproof.tools import inspection, pins
 
 ENVOY = "envoy  version: bad8280de85c25b147a90c1d9b8a8c67a13e7134/1.40.0/Clean/RELEASE/BoringSSL"
@@ -38,6 +38,18 @@ def test_suite_knows_its_tools() -> None:
     assert {"spire-server", "spire-agent", "envoy"} <= {*known}
     for name in known:
         assert pins.current().tool(name).version in tools.known_versions(name)
+
+
+def test_each_purpose_has_its_own_tools() -> None:
+    """What images are made of is not installed for platform local; an unknown purpose is told."""
+    assert tools.needed_for("local") == selection.TOOLS
+    assert tools.needed_for("kind") == ("kind", "kubectl")
+    assert {*selection.TOOLS, "kubelet", "etcd", "coredns"} < {*tools.needed_for("images")}
+    assert {name for use in ("local", "kind", "images") for name in tools.needed_for(use)} == {
+        *tools.known_tools()
+    }
+    with pytest.raises(tools.ToolUsageError, match="no tool is for 'moon': choose one of local, "):
+        tools.needed_for("moon")
 
 
 def test_every_pinned_checksum_is_a_sha256() -> None:
@@ -154,9 +166,17 @@ def test_agent_does_not_pass_for_the_server(tmp_path: Path) -> None:
         pytest.param("spire-agent", "1.16.0-dev-f00ba2", "1.16.0-dev-f00ba2", id="spire-dev"),
         pytest.param("spire-server", "warning\nv1.15.3-12-gabc", "1.15.3-12-gabc", id="describe"),
         pytest.param("spire-server", "jq-1.6", None, id="not-spire"),
+        pytest.param("kind", "kind v0.33.0 go1.26.8 linux/amd64", "0.33.0", id="kind"),
+        pytest.param("kubectl", "Client Version: v1.34.4\nKustomize Version: v5.7.1", "1.34.4",
+                     id="kubectl"),
+        pytest.param("kubeadm", 'kubeadm version: &version.Info{Major:"1", GitVersion:"v1.34.4"}',
+                     "1.34.4", id="kubeadm"),
+        pytest.param("kube-proxy", "Kubernetes v1.35.0-rc.1", "1.35.0-rc.1", id="kube-proxy"),
+        pytest.param("etcd", "etcd Version: 3.6.8\nGit SHA: f00", "3.6.8", id="etcd"),
+        pytest.param("coredns", "CoreDNS-1.14.6\nlinux/amd64, go1.26.8, ", "1.14.6", id="coredns"),
         pytest.param("envoy", "version: 1.40", None, id="not-envoy"),
     ],
-)
+)  # fmt: skip
 def test_version_is_read_leniently(name: str, printed: str, version: str | None) -> None:
     """Released, custom and development builds tell their version; other programs do not."""
     match = pins.current().tool(name).probes[0].pattern.search(printed)

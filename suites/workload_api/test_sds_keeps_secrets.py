@@ -30,7 +30,7 @@ def test_registered_process_gets_no_other_secret(api: Testbed, wanted: str) -> N
     """A registered process that asks for another's SVID is refused."""
     target = api.workload("valid-api-client").envoy.workload_api()
 
-    with api.provoking(api.agent.component, REFUSED):
+    with api.provoking(api.agent_of("valid-api-client").component, REFUSED):
         answer = fetch_secrets(target, api.scenario.spiffe_id(wanted))
 
     assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"{wanted}: {answer}"
@@ -42,7 +42,7 @@ def test_registered_process_gets_no_other_secret(api: Testbed, wanted: str) -> N
 @pytest.mark.parametrize("wanted", ["api", "valid-api-client"])
 def test_unregistered_process_gets_no_secret(api: Testbed, wanted: str) -> None:
     """A process without an entry gets nobody's SVID."""
-    with api.provoking(api.agent.component, REFUSED):
+    with api.provoking(api.prober.agent.component, REFUSED):
         answer = fetch_secrets(api.prober.workload_api(), api.scenario.spiffe_id(wanted))
 
     refusals = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)

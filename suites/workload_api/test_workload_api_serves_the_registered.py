@@ -60,7 +60,7 @@ def test_every_message_is_sound(rotations: Observation, name: str) -> None:
 @needs(Capability.UNREGISTERED_PROCESS)
 def test_unregistered_process_is_denied(api: Testbed) -> None:
     """A process without an entry gets PermissionDenied, and no message before it."""
-    with api.provoking(api.agent.component, DENIED):
+    with api.provoking(api.prober.agent.component, DENIED):
         answer = fetch_x509(api.prober.workload_api())
 
     assert answer.code is grpc.StatusCode.PERMISSION_DENIED, f"expected PermissionDenied: {answer}"
@@ -99,7 +99,7 @@ def test_registration_gives_and_takes_identity(api: Testbed) -> None:
     wanted = api.scenario.spiffe_id("late")
     ended: list[grpc.StatusCode] = []
 
-    with api.provoking(api.agent.component, DENIED):
+    with api.provoking(api.prober.agent.component, DENIED):
         with api.registered("late", api.prober.selectors) as entry:
             _await(target, grpc.StatusCode.OK, wanted)
             stream = X509Stream(target, lambda answer: ended.append(answer.code))

@@ -1,0 +1,4 @@
+# Debian, as mmdebstrap unpacks it.
+FROM scratch
+ADD rootfs.tar /
+CMD ["/bin/bash"]
