@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from svidproof.budgets import Budget
 from svidproof.catalogue import Catalogue
 from svidproof.credentials import Authority, Template
 from svidproof.outcome import Result
+from svidproof.platforms.base import Program
+from svidproof.platforms.local import LocalPlatform
 from svidproof.report import artifacts, build, publish, redact
 from svidproof.report.model import Evidence
+from svidproof.waiting import eventually
 
 Spoil = Callable[..., Evidence]
 SECRETS = ("PRIVATE KEY", "LS0tLS1CRUdJTiBQUklWQVRF", "LS0tLS1CRUdJTiBFQyBQUklWQVRF")
@@ -218,24 +222,33 @@ def test_missing_evidence_stops_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "x" / "certs.json.missing").read_text() == "ConnectionError: refused\n"
 
 
+def _assert_ended(platform: LocalPlatform) -> None:
+    assert platform.exit_status("agent") == 0
+
+
 def test_kept_deployment_has_no_keys(tmp_path: Path, key: str) -> None:
     """Configuration and logs stay; keys and SPIRE's own data do not."""
-    run = tmp_path / "run"
-    for name in ("server/server.conf", "log/agent", "server/root.key", "server/data/keys.json"):
-        (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_text(name)
-    (run / "server" / "all.pem").write_text(key)
-    platform = SimpleNamespace(name="local", directory=run)
-    testbed: Any = SimpleNamespace(platform=platform)
-    elsewhere: Any = SimpleNamespace(platform=SimpleNamespace(name="kind"))
+    platform = LocalPlatform({}, "example.org")
+    try:
+        for name in ("server.conf", "root.key", "all.pem"):
+            platform.put("server", name, key.encode() if name == "all.pem" else name.encode())
+        platform.put("server/data", "keys.json", b"{}")
+        platform.start(Program("agent", "agent", "python", ("-c", "print('I am here')")))
+        soon = Budget("the program ends", 10, 0.01)
+        eventually(lambda: _assert_ended(platform), soon)
+        testbed: Any = SimpleNamespace(platform=platform, components=("agent",))
+        broken: Any = SimpleNamespace(platform=None)
 
-    warnings = artifacts.keep({"api": testbed, "far": elsewhere}, tmp_path / "kept")
+        warnings = artifacts.keep({"api": testbed, "far": broken}, tmp_path / "kept")
+    finally:
+        platform.close()
 
     kept = {str(p.relative_to(tmp_path / "kept")) for p in tmp_path.glob("kept/**/*.*")}
     assert kept == {"api/server/server.conf", "api/server/all.pem"}
-    assert (tmp_path / "kept/api/log/agent").read_text() == "log/agent"
+    assert (tmp_path / "kept/api/log/agent").read_text() == "I am here\n"
     assert (tmp_path / "kept/api/server/all.pem").read_text().strip() == redact.REMOVED
-    assert warnings == ["platform kind has nothing to keep of far"]
+    [warning] = warnings
+    assert warning.startswith("nothing to keep of far: AttributeError")
 
 
 def test_artifacts_have_a_folder_of_their_own() -> None:
