@@ -199,8 +199,12 @@ def test_doctor_finds_what_is_wrong(
 
 
 @pytest.mark.usefixtures("cache")
-def test_tools_that_are_not_here_are_said_to_be_missing(svidproof: Command) -> None:
+def test_tools_that_are_not_here_are_said_to_be_missing(
+    svidproof: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Listing and asking install nothing."""
+    # The images of this machine are not the test's to remove.
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
     assert svidproof("tools", "list") == (0, "nothing yet: svidproof tools install\n", "")
     code, _, err = svidproof("tools", "path", "envoy")
     assert code == 3
