@@ -1,8 +1,9 @@
 """A small catalogue and a sound report of it, for tests to spoil."""
 
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -120,3 +121,13 @@ def spoil(evidence: Evidence) -> Spoil:
 def report(evidence: Evidence, catalogue: Catalogue) -> dict[str, Any]:
     """The report of the good run."""
     return build.build(evidence, catalogue)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_are_not_ignored() -> Iterator[None]:
+    """Tests of Ctrl-C mean the same in a script's background, where SIGINT is ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
