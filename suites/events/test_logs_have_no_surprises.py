@@ -2,7 +2,7 @@
 
 import re
 
-from svidproof import Testbed, requirement
+from svidproof import Capability, Testbed, needs, requirement
 from svidproof.watch import LogRecord, Observation
 
 ERRORS = {"error", "fatal", "panic", "critical", "off"}
@@ -11,6 +11,7 @@ CRASH = re.compile(r"panic:|Traceback|goroutine \d+ \[|Caught \w+|assert failure
 
 
 @requirement("EVENTS-5")
+@needs(Capability.SPIRE_LOGS, Capability.OWN_SPIRE)
 def test_no_component_logs_an_unprovoked_error(rotations: Observation) -> None:
     """No component logs an error that a check did not provoke."""
     testbed = rotations.testbed

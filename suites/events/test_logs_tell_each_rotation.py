@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from svidproof import requirement
+from svidproof import Capability, needs, requirement
 from svidproof.components.envoy import BUNDLE
 from svidproof.watch import LogRecord, Observation, Rotation
 from svidproof.watch.logs import parse_time
 from svidproof.watch.observation import LAG, WANTED
 
+pytestmark = needs(Capability.SPIRE_LOGS)
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
 each_workload = pytest.mark.parametrize("name", WORKLOADS)
 
@@ -110,6 +111,7 @@ def test_cache_tells_each_update(rotations: Observation, name: str) -> None:
 
 
 @requirement("EVENTS-3")
+@needs(Capability.OWN_SPIRE)
 def test_each_sidecar_has_one_stream_for_each_secret(rotations: Observation) -> None:
     """Each sidecar asks for its SVID and for the bundle once, and keeps these streams."""
     testbed = rotations.testbed
@@ -131,6 +133,7 @@ def test_each_sidecar_has_one_stream_for_each_secret(rotations: Observation) -> 
 
 
 @requirement("EVENTS-3")
+@needs(Capability.OWN_SPIRE)
 def test_no_push_is_left_unacknowledged(rotations: Observation) -> None:
     """Every SDS response has a nonce of its own, and a request acknowledges it."""
     texts, agents = rotations.testbed.messages, rotations.testbed.agents

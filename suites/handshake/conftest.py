@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Flaw, Testbed
+from svidproof import Testbed
 from svidproof.checks import assert_accepted
 
 
@@ -19,7 +19,7 @@ def genuine_client_is_accepted(
     server = callspec.params.get("server", "api") if callspec else "api"
 
     def control() -> None:
-        credential = api.forged_client(Flaw.NONE)
+        credential = api.genuine_client()
         assert_accepted(api.prober.get(api.workload(server), credential=credential))
 
     control()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from svidproof import Testbed, budgets, eventually, requirement
+from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
 from svidproof.components.envoy import BUNDLE
 from svidproof.watch import Observation, Source
 from svidproof.watch.timeline import spiffe_ids
@@ -76,6 +76,7 @@ def test_trust_never_changes(rotations: Observation, name: str, source: Source) 
 
 
 @requirement("HANDSHAKE-1")
+@needs(Capability.OWN_TRUST_ROOT)
 def test_server_publishes_the_bundle(api: Testbed) -> None:
     """The server's own bundle is the root that it was given, and nothing else."""
     bundle = api.spire.bundle()

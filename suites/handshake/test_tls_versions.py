@@ -2,7 +2,7 @@
 
 import pytest
 
-from svidproof import Alert, Flaw, Testbed, Version, requirement
+from svidproof import Alert, Testbed, Version, requirement
 from svidproof.checks import (
     assert_accepted,
     assert_counted,
@@ -21,7 +21,7 @@ NAMES = {Version.TLS1_2: "TLSv1.2", Version.TLS1_3: "TLSv1.3"}
 @pytest.mark.parametrize("server", SERVERS)
 def test_current_version_is_spoken(api: Testbed, server: str, version: Version) -> None:
     """A client that offers only this version gets through, and it is the version spoken."""
-    credential = api.forged_client(Flaw.NONE)
+    credential = api.genuine_client()
 
     exchange = api.prober.get(
         api.workload(server), credential=credential, versions=(version, version)
@@ -37,7 +37,7 @@ def test_current_version_is_spoken(api: Testbed, server: str, version: Version) 
 @pytest.mark.parametrize("server", SERVERS)
 def test_old_version_is_refused(api: Testbed, server: str, version: Version) -> None:
     """A client that offers no better than TLS 1.1 is told so, whatever its credential."""
-    workload, credential = api.workload(server), api.forged_client(Flaw.NONE)
+    workload, credential = api.workload(server), api.genuine_client()
     before = workload.tally()
 
     exchange = api.prober.get(workload, credential=credential, versions=(version, version))

@@ -61,6 +61,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("run", "--requirement", "ROTATION-99"), "unknown requirement ROTATION-99: there are"),
         (("run", "--scenario", "mars"), "unknown scenario mars: there are api"),
         (("run", "--timing", "slow"), "unknown timing slow: there are brisk, stock"),
+        (("run", "--spire-namespace", "s"), "--spire-namespace is for --platform cluster"),
+        (("run", "--spire-socket", "/s"), "--spire-socket is of the SPIRE that --spire-names"),
+        (
+            ("run", "--platform", "cluster", "--spire-namespace", "s", "--sabotage", "x"),
+            "--sabotage is for a SPIRE of the suite's own",
+        ),
         (("run", "--bogus"), "No such option"),
         (("bogus",), "No such command"),
         (("list", "--profile", "gold"), "unknown profile gold"),

@@ -9,20 +9,36 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
 from kubernetes import client
 
 from svidproof import cli, doctor
+from svidproof.components.spire_discovery import DiscoveryError
 from svidproof.doctor import cluster
 from svidproof.doctor.finding import Finding
 from svidproof.manifests import render
 from svidproof.platforms import _kubeconfig as kubeconfig
 from svidproof.platforms import _permissions as permissions
+from svidproof.platforms import _tenancy as tenancies
 from svidproof.platforms import registry
-from svidproof.platforms.base import PlatformError, SiteOptions
+from svidproof.platforms.base import Capability, PlatformError, SiteOptions
+
+# A SPIRE that is there, and what a tenant cannot do with it.
+TENANCY = SimpleNamespace(
+    spire=SimpleNamespace(
+        versions={"spire-server": "1.15.3"},
+        trust_domain="example.org",
+        server=SimpleNamespace(pod="spire-server-0"),
+        agents={"a": None, "b": None},
+        agent_socket="/run/spire/agent.sock",
+    ),
+    lacks={Capability.OWN_SPIRE: "it serves others too"},
+)
 
 # -- cluster: which one ----------------------------------------------------------------------------
 
@@ -227,7 +243,7 @@ def test_everything_is_asked_for_and_nothing_is_missing(
     api: Api, api_client: client.ApiClient
 ) -> None:
     """In the namespace, and in the whole cluster."""
-    assert permissions.missing_permissions(api_client, "mine", deploys_spire=True) == []
+    assert permissions.missing_permissions(api_client, "mine") == []
 
     inside = {f"{what} mine" for what in everything(permissions.IN_NAMESPACE)}
     outside = everything((*permissions.TO_DEPLOY_SPIRE, *permissions.GRANTED_TO_SPIRE))
@@ -237,12 +253,14 @@ def test_everything_is_asked_for_and_nothing_is_missing(
 def test_tenant_is_asked_for_nothing_outside_the_namespace(
     api: Api, api_client: client.ApiClient
 ) -> None:
-    """Where SPIRE is already nothing of the cluster's is touched."""
+    """Where SPIRE is already nothing of the cluster's is touched, and little of SPIRE's."""
     api.forbidden = everything((*permissions.TO_DEPLOY_SPIRE, *permissions.GRANTED_TO_SPIRE))
     api.forbidden -= everything(permissions.IN_NAMESPACE)
 
-    assert permissions.missing_permissions(api_client, "mine", deploys_spire=False) == []
-    assert {line.rpartition(" ")[2] for line in api.asked} == {"mine"}
+    assert permissions.missing_permissions(api_client, "mine", spire_namespace="s") == []
+    inside = everything((*permissions.IN_NAMESPACE, *permissions.TO_LEAVE_NAMESPACE))
+    there = everything(permissions.IN_SPIRE_NAMESPACE)
+    assert set(api.asked) == {f"{what} mine" for what in inside} | {f"{what} s" for what in there}
 
 
 @pytest.mark.parametrize(
@@ -266,7 +284,7 @@ def test_what_is_not_permitted_is_told_with_reason_and_way_out(
     """What, where, why; and what works without it."""
     api.forbidden = {forbidden}
 
-    (denied,) = permissions.missing_permissions(api_client, "mine", deploys_spire=True)
+    (denied,) = permissions.missing_permissions(api_client, "mine")
 
     assert str(denied).startswith(says)
     assert hint in denied.hint
@@ -282,7 +300,7 @@ def test_grant_of_what_one_has_not_needs_escalate_and_bind(
     """Then alone RBAC lets a cluster role be made that says more."""
     api.forbidden = {"get nodes/proxy", also}
 
-    denied = permissions.missing_permissions(api_client, "mine", deploys_spire=True)
+    denied = permissions.missing_permissions(api_client, "mine")
 
     assert [str(d)[:22] for d in denied] == ["cannot get nodes/proxy"] * number
 
@@ -337,7 +355,7 @@ def test_trouble_with_the_server_is_one_line(
     vars(api).update(answer)
 
     with pytest.raises(PlatformError, match=says) as raised:
-        permissions.missing_permissions(api_client, "mine", deploys_spire=True)
+        permissions.missing_permissions(api_client, "mine")
 
     assert type(raised.value) is kind
     assert "\n" not in str(raised.value)
@@ -411,6 +429,13 @@ def test_each_permission_that_lacks_is_a_finding(api: Api, home: Path) -> None:
     assert "permissions" not in [f.name for f in found]
 
 
+@pytest.fixture
+def spire_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found, wherever it is looked for."""
+    monkeypatch.setattr(tenancies, "look", lambda *_: TENANCY)
+
+
+@pytest.mark.usefixtures("spire_is_there")
 def test_tenant_is_well_by_less(api: Api, home: Path) -> None:
     """With a SPIRE that is there, and a namespace that is there."""
     api.forbidden = everything(permissions.TO_DEPLOY_SPIRE)
@@ -418,6 +443,39 @@ def test_tenant_is_well_by_less(api: Api, home: Path) -> None:
     assert doctor.is_well(list(examined(home, namespace="mine", spire_namespace="s").values()))
     assert examined(home, spire_namespace="s")["namespace"].ok is False, "none is named"
     assert not doctor.is_well(list(examined(home, namespace="mine").values()))
+
+
+@pytest.mark.usefixtures("spire_is_there")
+def test_what_a_tenant_can_do_without_is_no_failure(api: Api, home: Path) -> None:
+    """Without SPIRE's logs there is less to check; without its command there is nothing."""
+    options = SiteOptions(kubeconfig=home / "config", namespace="mine", spire_namespace="s")
+    api.forbidden = {"get configmaps", "list events"}
+
+    found = list(cluster.findings(options))
+
+    assert doctor.is_well(found)
+    assert [f.found.partition(" in ")[0] for f in found if f.name == "permission"] == [
+        "cannot list events",
+        "cannot get configmaps",
+    ]
+    assert [f.ok for f in found if f.name == "SPIRE"] == [True, None]
+    api.forbidden = {"list pods"}
+    assert "SPIRE" not in [f.name for f in cluster.findings(options)]
+
+
+@pytest.mark.parametrize("said", ["nothing there: look elsewhere", "not permitted"])
+@pytest.mark.usefixtures("api")
+def test_spire_that_is_not_found_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    """With what to do, where the discovery says it."""
+    found, colon, hint = said.partition(": ")
+    error = DiscoveryError(found, hint) if colon else PlatformError(found)
+    monkeypatch.setattr(tenancies, "look", mock.Mock(side_effect=error))
+
+    finding = examined(home, namespace="mine", spire_namespace="s")["SPIRE"]
+
+    assert (finding.ok, finding.found, finding.hint) == (False, found, hint)
 
 
 @pytest.mark.parametrize(
@@ -432,6 +490,7 @@ def test_tenant_is_well_by_less(api: Api, home: Path) -> None:
         pytest.param(None, "s", "namespace", False, id="tenant-without"),
     ],
 )
+@pytest.mark.usefixtures("spire_is_there")
 def test_whether_host_paths_are_admitted_is_told(
     api: Api,
     home: Path,

@@ -126,6 +126,15 @@ def test_lost_pod_is_noticed() -> None:
     assert not pods(pod()).is_lost("api")
 
 
+def test_pod_that_is_made_again_is_not_lost() -> None:
+    """A pod that was deleted to be made anew is no loss until it has been there."""
+    found = pods(None)
+
+    found.expect("api")
+
+    assert not found.is_lost("api")
+
+
 @pytest.mark.parametrize(
     ("code", "expected"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 import jinja2
@@ -22,7 +23,7 @@ from svidproof.scenario import (
     WorkloadSpec,
     load_scenario,
 )
-from svidproof.watch.messages import messages_for
+from svidproof.watch.messages import Messages, messages_for
 
 if TYPE_CHECKING:
     from svidproof.platforms.base import Platform
@@ -280,7 +281,7 @@ def test_version_that_no_table_covers_is_told() -> None:
 
 def test_first_matching_range_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several ranges the first that holds a version counts, so a change is a table on top."""
-    names = ("renewing", "updated", "signed", "sds_request", "sds_response")
+    names = [field.name for field in fields(Messages)]
     tables = [
         {"versions": ">=1.14", **dict.fromkeys(names, "new")},
         {"versions": ">=1.9", **dict.fromkeys(names, "old")},

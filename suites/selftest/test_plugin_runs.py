@@ -70,6 +70,7 @@ class Beds:
     dead: str | None = None
     resolved: int = 0
     tool_error: ToolError | None = None
+    lacks: dict[Capability, str] = field(default_factory=dict)
 
     def testbed(self, _platform: object, scenario: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401
         """Make one; see testbed.Testbed."""
@@ -125,6 +126,7 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> Beds:
 
         def __init__(self, found: dict[str, Tool], _options: object, _progress: object) -> None:
             """Take what a site takes."""
+            self.lacks = made.lacks
             self.parts = [
                 Part(t.name, t.version, t.source, t.sha256, t.note) for t in found.values()
             ]
@@ -339,6 +341,21 @@ def test_unsupported_is_decided_at_collection(suite: Suite, beds: Beds) -> None:
     assert suite.results == {"A-1": "unsupported", "A-2": "unsupported", "A-3": "not-run"}
     assert "platform local cannot csi" in suite.messages
     assert beds.boots == []
+
+
+def test_what_a_site_lacks_is_unsupported_with_its_reason(suite: Suite, beds: Beds) -> None:
+    """It is known only once the site is open; the other checks are made."""
+    beds.lacks = {Capability.PAUSE: "somebody else holds it"}
+    suite.write(
+        "test_a.py",
+        "from svidproof import Capability, needs, requirement\n"
+        "@needs(Capability.PAUSE)\n@requirement('A-1')\ndef test_one(): assert False\n"
+        "@requirement('A-2')\ndef test_two(): pass\n",
+    )
+
+    assert suite.run().ret == 3
+    assert suite.results == {"A-1": "unsupported", "A-2": "pass", "A-3": "not-run"}
+    assert "no pause here: somebody else holds it" in suite.messages
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from svidproof.catalogue import parse
 from svidproof.components.envoy import Envoy
 from svidproof.credentials import Authority
 from svidproof.manifests import data_root
+from svidproof.platforms.base import Attestation
 from svidproof.sabotage import Sabotage, all_sabotages, load_sabotage
 from svidproof.scenario import load_scenario
 from svidproof.settings import BRISK
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 
 # What a sabotage may break, beside a sidecar's configuration.
 ELSEWHERE = {
+    "attests_by_certificate",
     "entry",
     "extra_entry",
+    "second_entry",
+    "forgetful_server",
     "freeze_agent",
     "stray_process",
     "sync_interval",
@@ -44,6 +48,11 @@ UNRELATED = [
     "Envoy ready: not within 20 s (asked 400 times); last seen: api.envoy admin /ready: HTTP 503",
     "KeyError: 'api'",
 ]
+# The workloads that checks register while they run.
+LATER = ["late", "mover", "leaver"]
+SOUND = Attestation(
+    "SERVER {}", "AGENT {}", "WORKLOAD {}", {"spire-agent": "spiffe://x/1"}, "parent"
+)
 each_sabotage = pytest.mark.parametrize("name", [s.name for s in all_sabotages()])
 
 
@@ -115,10 +124,15 @@ class Bench:
 
     def entries(self) -> list[dict[str, Any]]:
         """The registration entries."""
-        return [
-            self.testbed.entry(name, (f"unix:path:/{name}",), "spiffe://example.org/agent")
-            for name in self.scenario.workloads
-        ]
+        return [self.entry(name) for name in self.scenario.workloads]
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """One registration entry."""
+        return self.testbed.entry(name, (f"unix:path:/{name}",), "spiffe://example.org/agent")
+
+    def registered(self, broken: Sabotage) -> list[dict[str, Any]]:
+        """What becomes of the entries that checks make while they run."""
+        return [entry for name in LATER for entry in broken.registered(self.entry(name))]
 
     def changed(self, broken: Sabotage) -> set[str]:
         """The sidecars whose configuration a sabotage changes."""
@@ -195,12 +209,15 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
     sidecars = bench.changed(broken)
 
     assert sidecars <= named
-    entries = broken.entries(bench.testbed, bench.entries()) != bench.entries()
+    first = broken.entries(bench.testbed, bench.entries()) != bench.entries()
+    entries = first or bench.registered(broken) != [bench.entry(name) for name in LATER]
+    attestation = broken.attestation(bench.testbed, SOUND) != SOUND
     settings = broken.settings(BRISK)
     intervals = settings.timing != BRISK
     logs = (settings.server_log_level, settings.agent_log_level) != ("DEBUG", "DEBUG")
     running = bool({"freeze_agent", "stray_process"} & set(broken.breaks))
-    assert [bool(sidecars), entries, intervals, logs, running].count(True) == 1
+    wrong = [bool(sidecars), entries, attestation, intervals, logs, settings.forgetful, running]
+    assert wrong.count(True) == 1
     if sidecars:
         assert set(broken.breaks) <= set(sabotage._ENVOY)
 
@@ -212,8 +229,38 @@ def test_sound_entries_stay_as_they_are(name: str, bench: Bench) -> None:
     before = copy.deepcopy(given)
 
     load_sabotage(name).entries(bench.testbed, given)
+    for entry in given:
+        load_sabotage(name).registered(entry)
 
     assert given == before
+
+
+def test_second_entry_stands_beside_the_workloads_own(bench: Bench) -> None:
+    """A second entry has the same ID as the workload's own, which comes first and stays."""
+    own = bench.entry("leaver")
+
+    first, second = load_sabotage("entry-stays").registered(own)
+
+    assert first == own
+    assert second["spiffe_id"] == own["spiffe_id"]
+    assert second != own
+
+
+def test_attestation_is_changed_but_not_what_is_expected(bench: Bench) -> None:
+    """Agents get certificates of their own, and are expected to attest as before."""
+    broken = load_sabotage("attests-by-certificate").attestation(bench.testbed, SOUND)
+
+    assert "x509pop" in broken.server
+    assert "/spire-agent/node.pem" in broken.agent
+    assert set(bench.paper.files) == {
+        "spire-server/nodes.pem",
+        "spire-agent/node.pem",
+        "spire-agent/node.key",
+    }
+    expected = ("workload", "agent_ids", "agent_selectors", "parent_id")
+    assert [getattr(broken, name) for name in expected] == [
+        getattr(SOUND, name) for name in expected
+    ]
 
 
 @each_sabotage

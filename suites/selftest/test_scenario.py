@@ -43,6 +43,15 @@ def test_every_scenario_loads(name: str) -> None:
     assert loaded.workloads
 
 
+def test_scenario_can_be_below_a_path_of_another_trust_domain(scenario: Scenario) -> None:
+    """Where a SPIRE serves others too, their IDs are elsewhere."""
+    moved = scenario.below("spiffe://other.example/svidproof/mine")
+
+    assert moved.trust_domain == "other.example"
+    assert moved.spiffe_id("api") == "spiffe://other.example/svidproof/mine/api"
+    assert scenario.below("spiffe://example.org") == scenario
+
+
 @pytest.mark.parametrize("name", scenario_names())
 def test_calls_lead_somewhere(name: str) -> None:
     """Each call leads to a workload that serves, or to the prober."""

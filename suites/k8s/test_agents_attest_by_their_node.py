@@ -1,0 +1,98 @@
+"""How an agent proves on which node it is, and which agent serves whom."""
+
+import json
+
+import pytest
+
+from svidproof import Capability, NotYet, Testbed, budgets, eventually, needs, requirement
+from svidproof.watch import LogRecord, Source
+
+pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
+WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
+ATTESTOR = "k8s_psat"
+
+
+@requirement("K8S-1")
+def test_both_sides_tell_each_attestation(api: Testbed) -> None:
+    """Each agent tells once that it was attested, with its node's ID, and so does the server."""
+    texts, ids = api.messages, api.agent_ids
+
+    for agent, own in ids.items():
+        told = [r.fields.get("spiffe_id") for r in _lines(api, agent, texts.attested)]
+        assert told == [own], f"{agent} was attested as {told}, not as {own}"
+    admitted = [
+        (r.fields.get("node_attestor_type"), r.fields.get("agent_id"))
+        for r in _lines(api, api.spire.component, texts.admitted)
+    ]
+    wanted = [(ATTESTOR, own) for own in ids.values()]
+    assert sorted(admitted, key=str) == sorted(wanted), f"the server admitted {admitted}"
+
+
+@requirement("K8S-1")
+def test_server_knows_each_agents_node(api: Testbed) -> None:
+    """The server lists exactly these agents, with cluster, account and node of each."""
+    known = api.agent_selectors
+
+    listed = {_uri(agent["id"]): agent for agent in api.spire.agents()}
+
+    assert set(listed) == set(api.agent_ids.values()), f"the server lists {sorted(listed)}"
+    for agent, own in api.agent_ids.items():
+        by = listed[own]["attestation_type"]
+        assert by == ATTESTOR, f"{agent} was attested by {by}"
+        selectors = {f"{s['type']}:{s['value']}" for s in listed[own]["selectors"]}
+        missing = known[agent] - selectors
+        assert not missing, f"{agent} is listed without {sorted(missing)}"
+        others = frozenset[str]().union(*(s for name, s in known.items() if name != agent))
+        foreign = selectors & (others - known[agent])
+        assert not foreign, f"{agent} is listed with another's {sorted(foreign)}"
+
+
+@requirement("K8S-1")
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_svid_comes_by_the_agent_of_its_node(api: Testbed, name: str) -> None:
+    """Every SVID that a workload was given was signed for the agent of its own node."""
+    own, texts = api.agent_id(name), api.messages
+    delivered = [s.serial for s in api.watch.timeline.sightings(Source.WORKLOAD_API, name)]
+
+    def callers() -> dict[int, list[str | None]]:
+        lines = _lines(api, api.spire.component, texts.signed)
+        told = {
+            serial: [r.fields.get("caller_id") for r in lines if _serial(r) == serial]
+            for serial in delivered
+        }
+        if silent := [f"{serial:x}" for serial, found in told.items() if not found]:
+            raise NotYet(f"the server does not tell that it signed {silent}")
+        return told
+
+    assert delivered, f"{name} was given no SVID"
+    for serial, found in eventually(callers, budgets.LOG_LINE).items():
+        assert found == [own], f"{serial:x} of {name} was signed for {found}, not for {own}"
+
+
+@requirement("K8S-1")
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_sidecar_streams_from_the_agent_of_its_node(api: Testbed, name: str) -> None:
+    """A sidecar asks for its SVID at the agent of its own node, and at no other."""
+    wanted = json.dumps([api.scenario.spiffe_id(name)])
+
+    asked = {
+        agent
+        for agent in api.agents
+        for request in _lines(api, agent, api.messages.sds_request)
+        if request.fields["resource_names"] == wanted
+    }
+
+    assert asked == {api.agent_of(name).component}, f"{name} asked {sorted(asked)}"
+
+
+def _lines(api: Testbed, component: str, message: str) -> list[LogRecord]:
+    api.watch.catch_up()
+    return api.watch.timeline.logs(component, message)
+
+
+def _serial(line: LogRecord) -> int:
+    return int(line.fields.get("serial_num", "0"))
+
+
+def _uri(spiffe_id: dict[str, str]) -> str:
+    return f"spiffe://{spiffe_id['trust_domain']}{spiffe_id['path']}"

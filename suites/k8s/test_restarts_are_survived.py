@@ -1,0 +1,219 @@
+"""Agent and server are restarted under load: nobody who has an identity notices.
+
+All of this is asked of one window, in which they are restarted one after the other: to wait for
+the rotations of each would take twice as long.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from svidproof import (
+    Capability,
+    Measure,
+    NotYet,
+    Overdue,
+    Progress,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    requirement,
+)
+from svidproof.watch import Moment, Source
+
+pytestmark = [
+    needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS),
+    pytest.mark.usefixtures("after_everything"),
+]
+CLIENT = "valid-api-client"
+RATE = 10.0  # requests a second that the watch sends through the valid client
+ENOUGH = 0.3  # of them: containers are started meanwhile
+# What is said of a server, or by a client, that is not there for a moment.
+LOST = r"[Ff]ailed|Could not|[Ee]rror|closed"
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """What was before and after.
+
+    Attributes:
+        testbed: where.
+        served: the workloads on the node whose agent was restarted.
+        agent: from when it was ended until these had new SVIDs, or were late.
+        server: from when it was ended until all workloads had new SVIDs, or were late.
+        back: when the server was there again.
+        late: what did not come in time, if something did not.
+        entries: before and after the server's restart, by ID.
+        bundles: likewise.
+    """
+
+    testbed: Testbed
+    served: tuple[str, ...]
+    agent: tuple[Moment, Moment]
+    server: tuple[Moment, Moment]
+    back: Moment
+    late: str
+    entries: tuple[dict[str, object], dict[str, object]]
+    bundles: tuple[Collection[object], Collection[object]]
+
+
+@pytest.fixture(scope="session")
+def restarts(api: Testbed, progress: Progress) -> Restarts:
+    """The agent of one node is restarted, then the server; each time new SVIDs are awaited."""
+    agent, late = api.agent_of("api"), list[str]()
+    served = tuple(name for name in api.workloads if api.agent_of(name) is agent)
+
+    def renewed(names: Collection[str], since: Moment) -> Moment:
+        try:
+            eventually(lambda: _assert_renewed(api, names, since), budgets.RENEWED)
+        except Overdue as error:
+            late.append(str(error))
+        return Moment.now()
+
+    with _provoking_all(api):
+        progress(f"restarting {agent.component}")
+        agent_gone = Moment.now()
+        agent.stop()
+        agent.restart()
+        agent.wait_ready()
+        recovered = renewed(served, agent_gone)
+        entries, bundle = _entries(api), set(api.spire.bundle())
+        progress(f"restarting {api.spire.component}")
+        server_gone = Moment.now()
+        api.spire.stop()
+        api.spire.restart()
+        back = Moment.now()
+        entries_after, bundle_after = _entries(api), set(api.spire.bundle())
+        end = renewed(api.workloads, back)
+    return Restarts(
+        testbed=api,
+        served=served,
+        agent=(agent_gone, recovered),
+        server=(server_gone, end),
+        back=back,
+        late="; ".join(late),
+        entries=(entries, entries_after),
+        bundles=(bundle, bundle_after),
+    )
+
+
+@requirement("K8S-5")
+def test_sidecars_get_new_svids_of_the_new_agent(restarts: Restarts, measure: Measure) -> None:
+    """Once the agent is back, each sidecar of its node shows an SVID that it has got since."""
+    gone, recovered = restarts.agent
+
+    for name in restarts.served:
+        assert _new(restarts.testbed, name, gone), f"{name} shows no new SVID; {restarts.late}"
+    measure("recovery from an agent's restart", recovered.at - gone.at, "s")
+
+
+@requirement("K8S-5")
+def test_rotation_goes_on(restarts: Restarts) -> None:
+    """The agent that is back renews the SVIDs of its node as before, and sidecars show them."""
+    testbed, (_, recovered) = restarts.testbed, restarts.agent
+    agent = testbed.agent_of("api").component
+    renewals = testbed.watch.timeline.logs(agent, testbed.messages.renewing)
+
+    for name in restarts.served:
+        own = testbed.scenario.spiffe_id(name)
+        told = [r for r in renewals if r.wall > recovered.wall and _is_about(r.fields, own)]
+        assert told, f"{agent} tells no renewal of {name}; {restarts.late}"
+        assert _new(testbed, name, recovered), f"{name} shows no new SVID; {restarts.late}"
+
+
+@requirement("K8S-5")
+def test_no_expired_svid_is_shown(restarts: Restarts) -> None:
+    """No sidecar of the node shows an SVID after its end, from the restart on."""
+    _assert_none_expired(restarts.testbed, restarts.served, since=restarts.agent[0])
+
+
+@requirement("K8S-5")
+def test_no_request_fails_without_the_agent(restarts: Restarts) -> None:
+    """Every request of the valid client is answered while an agent is restarted."""
+    _assert_all_answered(restarts.testbed, *restarts.agent)
+
+
+@requirement("K8S-6")
+def test_server_forgets_nothing(restarts: Restarts) -> None:
+    """The server has the same entries and trust bundle after its restart as before."""
+    before, after = restarts.entries
+    lost = before.keys() - after.keys()
+
+    assert before, "there were no entries"
+    assert not lost, f"{len(lost)} of {len(before)} entries were lost"
+    assert after == before, "entries have changed"
+    assert restarts.bundles[1] == restarts.bundles[0], "the trust bundle has changed"
+
+
+@requirement("K8S-6")
+def test_everybody_is_renewed(restarts: Restarts, measure: Measure) -> None:
+    """Every sidecar shows an SVID that the server has signed since its restart."""
+    gone, end = restarts.server
+
+    for name in restarts.testbed.workloads:
+        found = _new(restarts.testbed, name, restarts.back)
+        assert found, f"{name} shows no new SVID; {restarts.late}"
+    _assert_none_expired(restarts.testbed, restarts.testbed.workloads, since=gone)
+    measure("new SVIDs after the server's restart", end.at - gone.at, "s")
+
+
+@requirement("K8S-6")
+def test_no_request_fails_without_the_server(restarts: Restarts) -> None:
+    """Every request of the valid client is answered while the server is restarted."""
+    _assert_all_answered(restarts.testbed, *restarts.server)
+
+
+@contextlib.contextmanager
+def _provoking_all(api: Testbed) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for component in (api.spire.component, *api.agents):
+            stack.enter_context(api.provoking(component, LOST))
+        yield
+
+
+def _entries(api: Testbed) -> dict[str, object]:
+    return {entry["id"]: entry for entry in api.spire.entries()}
+
+
+def _new(api: Testbed, name: str, since: Moment) -> set[str]:
+    """The certificates that a sidecar has shown and that were signed for it since a moment."""
+    timeline = api.watch.timeline
+    signed = {
+        r.fields.get("serial_num", "")
+        for r in timeline.logs(api.spire.component, api.messages.signed)
+        if r.wall > since.wall and r.fields.get("caller_id") == api.agent_id(name)
+    }
+    return signed & {str(s.serial) for s in timeline.sightings(Source.CERTS, name)}
+
+
+def _assert_renewed(api: Testbed, names: Collection[str], since: Moment) -> None:
+    api.watch.catch_up()
+    for name in names:
+        if not _new(api, name, since):
+            raise NotYet(f"{name} shows no new SVID")
+
+
+def _is_about(fields: dict[str, str], spiffe_id: str) -> bool:
+    return fields.get("spiffe_id") == spiffe_id
+
+
+def _assert_none_expired(api: Testbed, names: Collection[str], *, since: Moment) -> None:
+    for name in names:
+        shown = api.watch.timeline.sightings(Source.CERTS, name)
+        looks = [sighting for sighting in shown if sighting.last.at >= since.at]
+        assert looks, f"nobody has looked at {name}"
+        for sighting in looks:
+            late = (sighting.last.wall - sighting.not_after).total_seconds()
+            assert late <= 0, f"{name} showed {sighting.serial:x} {late:.1f} s after its end"
+
+
+def _assert_all_answered(api: Testbed, start: Moment, end: Moment) -> None:
+    asked = api.watch.timeline.requests(CLIENT)
+    requests = [r for r in asked if start.at <= r.sent.at <= end.at]
+    failed = [r for r in requests if r.status != 200]
+    assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
+    rate = len(requests) / (end.at - start.at)
+    assert rate >= RATE * ENOUGH, f"only {rate:.1f} requests a second"

@@ -1,0 +1,173 @@
+"""What a tenant does in a namespace that stays: only what is labelled with the run is touched."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from kubernetes.client.exceptions import ApiException
+
+from svidproof.platforms import _tenancy as tenancies
+from svidproof.platforms._cluster import Cluster
+from svidproof.platforms._runs import RunDirectory, owner
+from svidproof.platforms._tenancy import SpireNamespace, TenantCluster
+from svidproof.platforms.base import PlatformError, SiteOptions
+from svidproof.tools import Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+POD = {"kind": "Pod", "metadata": {"name": "api", "namespace": "mine", "labels": {"app": "api"}}}
+
+
+class Server:
+    """An API server on paper."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self.refusal = 0
+        self.made: list[dict[str, Any]] = []
+        self.deleted: list[tuple[str, str, str]] = []
+
+    def create(self, *, body: dict[str, Any], namespace: str) -> str:
+        """Make an object."""
+        if self.refusal:
+            raise ApiException(status=self.refusal, reason="no")
+        self.made.append(body)
+        return f"{namespace}/{body['metadata']['name']}"
+
+    def read_namespace(self, _name: str) -> None:
+        """Show one."""
+        if self.refusal:
+            raise ApiException(status=self.refusal, reason="no")
+
+    read_namespaced_config_map = create
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  any of a family
+        """Delete a collection."""
+        kind = name.removeprefix("delete_collection_namespaced_")
+
+        def delete(namespace: str, *, label_selector: str, grace_period_seconds: int) -> None:
+            assert grace_period_seconds == 0
+            self.deleted.append((kind, namespace, label_selector))
+
+        return delete
+
+
+@pytest.fixture
+def server() -> Server:
+    """One."""
+    return Server()
+
+
+@pytest.fixture
+def cluster(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TenantCluster:
+    """A tenant's view of it, from a machine of its own."""
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
+    made = object.__new__(TenantCluster)
+    made.core = server
+    monkeypatch.setattr(made, "resource_of", lambda _body: server)
+    monkeypatch.setattr(Cluster, "apply_object", lambda _self, _body: "applied")
+    return made
+
+
+def test_what_is_made_bears_the_machines_label(cluster: TenantCluster, server: Server) -> None:
+    """Beside its own; a second time it is applied."""
+    assert cluster.apply_object(POD | {}) == "mine/api"
+    assert cluster.apply_object(POD | {}) == "applied"
+
+    [made] = server.made
+    assert made["metadata"]["labels"] == {"app": "api", "svidproof.dev/machine": owner()}
+
+
+def test_what_is_there_is_not_touched(cluster: TenantCluster, server: Server) -> None:
+    """Somebody else may have a pod of that name."""
+    server.refusal = 409
+
+    with pytest.raises(PlatformError, match="namespace mine has a Pod api that is not of this run"):
+        cluster.apply_object(POD | {})
+
+
+def test_other_refusals_are_told(cluster: TenantCluster, server: Server) -> None:
+    """They are no conflict."""
+    server.refusal = 403
+
+    with pytest.raises(PlatformError, match="cannot make Pod api: not permitted"):
+        cluster.apply_object(POD | {})
+
+
+def test_only_the_runs_own_is_removed(cluster: TenantCluster, server: Server) -> None:
+    """Kind by kind, by its label; the namespace stays."""
+    cluster.delete_all_of("run1", ["mine", "mine"])
+
+    kinds = ["pod", "service", "secret", "config_map", "service_account"]
+    assert server.deleted == [(kind, "mine", "svidproof.dev/run=run1") for kind in kinds]
+
+
+def test_what_killed_runs_left_is_removed(cluster: TenantCluster, server: Server) -> None:
+    """Of this machine, and not what a run that goes on has made."""
+    run = RunDirectory()
+
+    cluster.clear_stale("mine")
+
+    selectors = {selector for _, _, selector in server.deleted}
+    run.close()
+    assert selectors == {
+        f"svidproof.dev/machine={owner()},svidproof.dev/run notin ({run.id})",
+    }
+
+
+@pytest.mark.parametrize(("refusal", "there"), [(0, True), (403, True), (404, False)])
+def test_namespace_must_be_there(
+    cluster: TenantCluster, server: Server, refusal: int, *, there: bool
+) -> None:
+    """Not everybody may look."""
+    server.refusal = refusal
+
+    if there:
+        cluster.assert_namespace("mine")
+    else:
+        with pytest.raises(PlatformError, match="namespace mine is not there: ask for one"):
+            cluster.assert_namespace("mine")
+
+
+def test_namespace_must_be_named(cluster: TenantCluster) -> None:
+    """A tenant cannot make one."""
+    with pytest.raises(PlatformError, match="say --namespace NAME"):
+        tenancies.enter(cluster, SiteOptions(spire_namespace="spire"), Progress.silent())
+
+
+@pytest.mark.parametrize("refusal", [403, 404])
+def test_config_map_that_cannot_be_read_is_none(
+    cluster: TenantCluster, server: Server, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    """The discovery says what to do then; other trouble is told."""
+
+    def refuse(*_: object) -> None:
+        raise ApiException(status=server.refusal, reason="no")
+
+    monkeypatch.setattr(server, "read_namespaced_config_map", refuse)
+    server.refusal = refusal
+
+    assert SpireNamespace(cluster, "spire").config_map("agent") is None
+    server.refusal = 500
+    with pytest.raises(PlatformError, match="cannot read ConfigMap agent"):
+        SpireNamespace(cluster, "spire").config_map("agent")
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ('{"level":"debug"}\n', None),
+        ("text\ntext\n", "the log of spire-server in pod s-0 is not JSON at level DEBUG"),
+    ],
+)
+def test_logs_that_tell_too_little_are_no_evidence(log: str, reason: str | None) -> None:
+    """Nor are those that may not be read."""
+    around = cast("SpireNamespace", SimpleNamespace(beginning_of_log=lambda _seat: log))
+    seat: Any = SimpleNamespace(program="spire-server", pod="s-0")
+
+    lacking = "; ".join(tenancies._lacking_logs(around, [seat], []).values())
+
+    assert lacking.startswith(reason) if reason else not lacking
