@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from threading import Event
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 
 from svidproof.platforms import _cluster, cluster, kind
@@ -133,6 +135,71 @@ def test_pod_that_is_made_again_is_not_lost() -> None:
     found.expect("api")
 
     assert not found.is_lost("api")
+
+
+class Log:
+    """A container's log at the API server, which refuses it at first; it ends `stop` with it."""
+
+    def __init__(self, stop: Event, *chunks: bytes) -> None:
+        """What can be read of it."""
+        self.refusals = [ApiException(status=400, reason="not yet")]
+        self._stop = stop
+        self._chunks = list(chunks)
+
+    def read_namespaced_pod_log(self, *_: object, **__: object) -> Log:
+        """Open it."""
+        if self.refusals:
+            raise self.refusals.pop()
+        return self
+
+    def read1(self, _size: int) -> bytes:
+        """Read on."""
+        if self._chunks:
+            return self._chunks.pop(0)
+        self._stop.set()
+        return b""
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+def test_log_that_cannot_be_opened_is_opened_again() -> None:
+    """A log that the API server does not give at once is read all the same, and only once."""
+    found, read = pods(pod(status(running=SimpleNamespace()))), bytearray()
+    found._stop, found._gone, found._followed, found._responses = Event(), set(), set(), set()
+    log = Log(found._stop, b"one\n", b"two\n")
+    found._cluster = cast("Any", SimpleNamespace(core=log))
+
+    found._read_log("api", "1", "envoy", read)
+
+    assert read == b"one\ntwo\n"
+    assert not log.refusals
+
+
+def test_command_is_run_by_a_client_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command's WebSocket does not turn other requests of that moment into WebSockets."""
+    made = object.__new__(_cluster.Cluster)
+    made.client = ApiClient(Configuration())
+    used = []
+
+    def stream(method: Any, *_: object, **__: object) -> Any:  # noqa: ANN401  the client's
+        used.append(method.__self__.api_client)
+        return SimpleNamespace(
+            run_forever=lambda **_: None,
+            is_open=lambda: False,
+            read_stdout=lambda _: "out",
+            read_stderr=lambda _: "",
+            returncode=0,
+            sock=SimpleNamespace(shutdown=lambda: None),
+        )
+
+    monkeypatch.setattr("kubernetes.stream.stream", stream)
+
+    done = made.run("demo", "api", "relay", ["true"])
+
+    assert (done.status, done.stdout) == (0, "out")
+    assert used != [made.client]
+    assert used[0].configuration is made.client.configuration
 
 
 @pytest.mark.parametrize(
