@@ -11,7 +11,7 @@ import pytest
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 
-from svidproof.platforms import _cluster, cluster, kind
+from svidproof.platforms import _cluster, kind
 from svidproof.platforms._pods import Pods
 from svidproof.platforms.base import PlatformError
 from svidproof.waiting import NotYet
@@ -224,15 +224,3 @@ def test_kinds_own_reason_is_shown(tmp_path: Path) -> None:
     log.write_text("$ kind create\nERROR: failed to init node\n\nStack: 17 lines\n")
 
     assert kind._reason(log) == "failed to init node"
-
-
-@pytest.mark.parametrize(
-    ("run", "expected"),
-    [("", "exists and is not ours"), ("1a2b", "belongs to run 1a2b, which goes on or was killed")],
-)
-def test_namespace_of_others_is_left_alone(run: str, expected: str) -> None:
-    """A namespace that is there is never taken over."""
-    there = cast("Any", SimpleNamespace(namespace_run=lambda _: run))
-
-    with pytest.raises(PlatformError, match=expected):
-        cluster._assert_free(there, "kube-system")
