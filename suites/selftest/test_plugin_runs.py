@@ -66,6 +66,7 @@ class Beds:
 
     boots: list[str] = field(default_factory=list)
     closed: int = 0
+    sites_closed: int = 0
     broken: str | None = None
     dead: str | None = None
     resolved: int = 0
@@ -138,7 +139,8 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> Beds:
             """Nobody asks what it is."""
 
         def close(self) -> None:
-            """It stays."""
+            """Once, whatever happens."""
+            made.sites_closed += 1
 
     monkeypatch.setattr(testbeds, "Testbed", made.testbed)
     monkeypatch.setattr(tools, "resolve", made.resolve)
@@ -315,7 +317,7 @@ def test_known_deviation_must_show_as_known(
     assert bool(suite.report["deviations"]) is (results == "known-deviation")
 
 
-def test_deviation_of_no_check_is_refused(suite: Suite) -> None:
+def test_deviation_of_no_check_is_refused(suite: Suite, beds: Beds) -> None:
     """A catalogue that excuses what is not checked is out of date."""
     suite.write("catalogue.toml", CATALOGUE + DEVIATION.replace("test_two", "test_gone"))
     suite.write("test_a.py", GOOD)
@@ -325,6 +327,7 @@ def test_deviation_of_no_check_is_refused(suite: Suite) -> None:
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: deviation envoy-lax is about no check*"])
     assert not suite.directory.exists(), "no report, and nothing else"
+    assert beds.sites_closed == 1
 
 
 def test_unsupported_is_decided_at_collection(suite: Suite, beds: Beds) -> None:
