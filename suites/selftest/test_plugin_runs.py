@@ -17,7 +17,6 @@ from svidproof.outcome import Result
 from svidproof.platforms import registry
 from svidproof.platforms.base import Capability, Part, PlatformError
 from svidproof.report import publish
-from svidproof.selection import TOOLS
 from svidproof.tools import Tool, ToolError, ToolUsageError
 
 CATALOGUE = "".join(
@@ -123,7 +122,7 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> Beds:
         @staticmethod
         def tools(_options: object) -> tuple[str, ...]:
             """What runs there."""
-            return TOOLS
+            return tools.UNDER_TEST
 
         def __init__(self, found: dict[str, Tool], _options: object, _progress: object) -> None:
             """Take what a site takes."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from svidproof import selection, tools
+from svidproof import tools
 from svidproof.selection import Selection, Wish
 from svidproof.tools import Tool, inspection, pins
 
@@ -43,9 +43,9 @@ def test_suite_knows_its_tools() -> None:
 
 def test_each_purpose_has_its_own_tools() -> None:
     """What images are made of is not installed for platform local; an unknown purpose is told."""
-    assert tools.needed_for("local") == selection.TOOLS
+    assert tools.needed_for("local") == tools.UNDER_TEST
     assert tools.needed_for("kind") == ("kind", "kubectl")
-    assert {*selection.TOOLS, "kubelet", "etcd", "coredns"} < {*tools.needed_for("images")}
+    assert {*tools.UNDER_TEST, "kubelet", "etcd", "coredns"} < {*tools.needed_for("images")}
     assert {name for use in ("local", "kind", "images") for name in tools.needed_for(use)} == {
         *tools.known_tools()
     }
