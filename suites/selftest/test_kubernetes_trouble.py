@@ -67,7 +67,7 @@ def test_hopeless_pod_is_told_with_its_events(reason: str) -> None:
     waiting = SimpleNamespace(reason=reason, message="as I said")
 
     with pytest.raises(PlatformError) as raised:
-        pods(pod(status(waiting=waiting))).await_running(["api"])
+        pods(pod(status(waiting=waiting))).await_running("api")
 
     text = str(raised.value)
     assert text.startswith(f"pod api: envoy: {reason}: as I said")
