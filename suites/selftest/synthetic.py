@@ -278,6 +278,8 @@ class World:
             agents={AGENT: SimpleNamespace(component=AGENT)},
             agent_of=lambda _: SimpleNamespace(component=AGENT),
             agent_id=lambda _: AGENT_ID,
+            agent_ids={AGENT: AGENT_ID},
+            boot={"envoys": 2.0},
             spire=SimpleNamespace(component=SERVER),
             components=(SERVER, AGENT, *sidecars),
             workloads=workloads,

@@ -152,6 +152,13 @@ def signed_for_nothing(world: World) -> None:
     world.logs.append(replace(record, fields={**record.fields, "serial_num": "4711"}))
 
 
+def signed_for_a_stranger(world: World) -> None:
+    """The server signs an SVID for a caller that is none of the testbed's agents."""
+    record = signed(world)
+    stranger = {"serial_num": "4711", "caller_id": "spiffe://example.org/spire/agent/x509pop/1"}
+    world.logs.append(replace(record, fields={**record.fields, **stranger}))
+
+
 def not_acknowledged(secret: str) -> Callable[[World], None]:
     """A sidecar that never acknowledges one push."""
 
@@ -335,6 +342,7 @@ MUTATIONS = [
     pytest.param(signature_told_late, {SIGNATURE: "told after it had happened"},
                  id="signature-told-late"),
     pytest.param(signed_for_nothing, {NO_MORE: "differ by .*'4711'"}, id="signed-for-nothing"),
+    pytest.param(signed_for_a_stranger, {NO_MORE: "differ by .*'4711'"}, id="signed-by-none"),
     pytest.param(not_acknowledged(SVID), {PUSH: NO_SVID, UNACKNOWLEDGED: LEFT},
                  id="svid-not-acknowledged"),
     pytest.param(not_acknowledged(ROOTS), {PUSH: NO_BUNDLE, UNACKNOWLEDGED: LEFT},

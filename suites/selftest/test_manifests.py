@@ -19,6 +19,7 @@ from svidproof.scenario import (
     INBOUND,
     OUTBOUND,
     Call,
+    Door,
     Scenario,
     WorkloadSpec,
     load_scenario,
@@ -129,7 +130,7 @@ def test_sidecar_accepts_just_who_the_scenario_says(
 def test_only_what_serves_listens(rendered: dict[str, dict[str, Any]], name: str) -> None:
     """A workload with an app has an mTLS listener that demands a certificate; a client has none."""
     listeners = rendered[name]["static_resources"]["listeners"]
-    serves = load_scenario("api").workloads[name].app
+    serves = load_scenario("api").workloads[name].serves
 
     assert ("inbound" in {listener["name"] for listener in listeners}) is serves
     if serves:
@@ -190,7 +191,7 @@ def test_any_topology_renders() -> None:
     """A sidecar that accepts several, calls several, or does neither renders as well."""
     scenario = load_scenario("api")
     calls = tuple(Call(f"call-{n}", f"to-{n}", ("a", "b"), OUTBOUND + n) for n in range(3))
-    busy = configuration(WorkloadSpec("busy", app=True, accepts=("a", "b"), calls=calls), scenario)
+    busy = configuration(WorkloadSpec("busy", app="api", accepts=("a", "b"), calls=calls), scenario)
     idle = configuration(WorkloadSpec("idle"), scenario)
 
     both = [SPIFFE_ID.format("a"), SPIFFE_ID.format("b")]
@@ -200,14 +201,15 @@ def test_any_topology_renders() -> None:
     assert contexts(idle) == {}
 
 
-@pytest.mark.parametrize("missing", ["spiffe_id", "calls", "ports"])
+@pytest.mark.parametrize("missing", ["spiffe_id", "calls", "ports", "doors"])
 def test_undefined_name_is_an_error(missing: str) -> None:
     """A template that lacks a value raises instead of rendering an empty one."""
     values = {
         "name": "x", "spiffe_id": "spiffe://x/x", "bundle_name": BUNDLE, "validator": "spiffe",
-        "serves": True, "accepts": [], "calls": [], "host": "h", "local_host": "h",
-        "admin_host": "h", "agent_socket": "/a", "workload_api_socket": "/w",
-        "ports": {"admin": 1, "inbound": 2, "app": 3, "workload_api": 4},
+        "app": "api", "doors": [Door("inbound", 2)], "accepts": [], "calls": [], "host": "h",
+        "local_host": "h", "admin_host": "h", "agent_socket": "/a", "workload_api_socket": "/w",
+        "ports": {"admin": 1, "app": 3}, "edge": False, "forwards": None, "policy_file": None,
+        "forwarded_client": "SANITIZE_SET", "connection_s": 5,
     }  # fmt: skip
     manifests.render("envoy/sidecar.yaml.j2", **values)
     values.pop(missing)
@@ -236,6 +238,7 @@ def test_unknown_template_is_an_error() -> None:
         pytest.param("spire/agent.conf.j2", {
             "trust_domain": "example.org", "server_host": "s", "server_port": 1, "health_host": "h",
             "health_port": 2, "socket": "/a.sock", "directory": "/d", "sync_interval": "500ms",
+            "join_token": "",
             "log_level": "DEBUG", "bootstrap_bundle": "/b.pem", "node_attestor": "NODE {}",
             "workload_attestor": "WORKLOAD {}"}, id="agent"),
     ],
@@ -259,7 +262,7 @@ def test_stock_timing_leaves_spires_default() -> None:
     )  # fmt: skip
     values = dict.fromkeys(names, "x")
 
-    text = manifests.render("spire/agent.conf.j2", sync_interval="", **values)
+    text = manifests.render("spire/agent.conf.j2", sync_interval="", join_token="", **values)
 
     assert not re.search(r"^\s*sync_interval", text, re.MULTILINE)
 

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from svidproof import sabotage
 from svidproof.catalogue import parse
 from svidproof.components.envoy import Envoy
 from svidproof.credentials import Authority
 from svidproof.manifests import data_root
 from svidproof.platforms.base import Attestation
+from svidproof.registration import Registration
 from svidproof.sabotage import Sabotage, all_sabotages, load_sabotage
+from svidproof.sabotage.forging import forge_svid
+from svidproof.sabotage.sidecars import MECHANISMS
 from svidproof.scenario import load_scenario
 from svidproof.settings import BRISK
-from svidproof.testbed import Testbed
 from svidproof.watch.timeline import spiffe_ids
 
 if TYPE_CHECKING:
     from svidproof.platforms.base import Platform
     from svidproof.settings import Settings
+    from svidproof.testbed import Testbed
 
 # What a sabotage may break, beside a sidecar's configuration.
 ELSEWHERE = {
@@ -34,6 +36,7 @@ ELSEWHERE = {
     "second_entry",
     "forgetful_server",
     "freeze_agent",
+    "policy",
     "stray_process",
     "sync_interval",
     "agent_log_level",
@@ -75,7 +78,7 @@ class Paper:
         """A path."""
         return f"/{place}/{name}"
 
-    def put(self, place: str, name: str, content: bytes) -> str:
+    def put(self, place: str, name: str, content: bytes, *, replaced: bool = False) -> str:  # noqa: ARG002
         """Keep a file."""
         self.files[f"{place}/{name}"] = content
         return f"/{place}/{name}"
@@ -94,21 +97,22 @@ class Paper:
 
 
 @functools.cache
-def sound_configurations() -> dict[str, dict[str, Any]]:
-    """The configuration of each sidecar."""
-    scenario, platform = load_scenario("api"), cast("Platform", Paper())
+def sound_configurations(name: str) -> dict[str, dict[str, Any]]:
+    """The configuration of each sidecar of a scenario."""
+    scenario, platform = load_scenario(name), cast("Platform", Paper())
     return {
         name: Envoy(platform, scenario, spec).configuration("/agent.sock")
         for name, spec in scenario.workloads.items()
+        if spec.kind == "sidecar"
     }
 
 
 class Bench:
     """A testbed on paper."""
 
-    def __init__(self) -> None:
+    def __init__(self, scenario: str) -> None:
         """A sound deployment."""
-        self.scenario = load_scenario("api")
+        self.scenario = load_scenario(scenario)
         self.paper = Paper()
         platform = cast("Platform", self.paper)
         testbed = SimpleNamespace(
@@ -119,7 +123,7 @@ class Bench:
             agents={"spire-agent": SimpleNamespace(component="spire-agent")},
             prober=SimpleNamespace(workload_api=lambda: "unix:/nowhere"),
         )
-        testbed.entry = functools.partial(Testbed.entry, cast("Testbed", testbed))
+        testbed.registration = Registration(cast("Any", None), self.scenario, cast("Any", None))
         self.testbed = cast("Testbed", testbed)
 
     def entries(self) -> list[dict[str, Any]]:
@@ -128,15 +132,22 @@ class Bench:
 
     def entry(self, name: str) -> dict[str, Any]:
         """One registration entry."""
-        return self.testbed.entry(name, (f"unix:path:/{name}",), "spiffe://example.org/agent")
+        return self.testbed.registration.entry(
+            name, (f"unix:path:/{name}",), "spiffe://example.org/agent"
+        )
 
     def registered(self, broken: Sabotage) -> list[dict[str, Any]]:
         """What becomes of the entries that checks make while they run."""
         return [entry for name in LATER for entry in broken.registered(self.entry(name))]
 
+    def policies(self, broken: Sabotage) -> set[str]:
+        """The sidecars whose policy a sabotage changes."""
+        rules = {"rules": {"as": "told"}}
+        return {name for name in self.scenario.workloads if broken.policy(name, rules) != rules}
+
     def changed(self, broken: Sabotage) -> set[str]:
         """The sidecars whose configuration a sabotage changes."""
-        sound = sound_configurations()
+        sound = sound_configurations(self.scenario.name)
         wrong = copy.deepcopy(sound)
         for name, configuration in wrong.items():
             broken.envoy(self.testbed, name, configuration)
@@ -144,9 +155,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    """A testbed on paper."""
-    return Bench()
+def bench(request: pytest.FixtureRequest) -> Bench:
+    """A testbed on paper, of the scenario that the test's sabotage breaks."""
+    callspec = getattr(request.node, "callspec", None)
+    name = callspec.params.get("name") if callspec else None
+    return Bench(load_sabotage(name).scenario if name else "api")
 
 
 def catalogue_ids(level: str) -> set[str]:
@@ -188,7 +201,7 @@ def test_sabotage_is_well_formed(name: str) -> None:
     assert broken.title
     assert set(broken.requirements) <= catalogue_ids("any")
     assert broken.requirements
-    assert set(broken.breaks) <= {*ELSEWHERE, *sabotage._ENVOY}
+    assert set(broken.breaks) <= {*ELSEWHERE, *MECHANISMS}
     assert broken.breaks
     met = [reason for reason in UNRELATED if re.search(broken.expects, reason)]
     assert not met, "an expectation that anything meets proves nothing"
@@ -206,9 +219,9 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
         )
     }
 
-    sidecars = bench.changed(broken)
+    sidecars, policies = bench.changed(broken), bench.policies(broken)
 
-    assert sidecars <= named
+    assert sidecars | policies <= named
     first = broken.entries(bench.testbed, bench.entries()) != bench.entries()
     entries = first or bench.registered(broken) != [bench.entry(name) for name in LATER]
     attestation = broken.attestation(bench.testbed, SOUND) != SOUND
@@ -216,10 +229,19 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
     intervals = settings.timing != BRISK
     logs = (settings.server_log_level, settings.agent_log_level) != ("DEBUG", "DEBUG")
     running = bool({"freeze_agent", "stray_process"} & set(broken.breaks))
-    wrong = [bool(sidecars), entries, attestation, intervals, logs, settings.forgetful, running]
+    wrong = [
+        bool(sidecars),
+        bool(policies),
+        entries,
+        attestation,
+        intervals,
+        logs,
+        settings.forgetful,
+        running,
+    ]
     assert wrong.count(True) == 1
     if sidecars:
-        assert set(broken.breaks) <= set(sabotage._ENVOY)
+        assert set(broken.breaks) <= set(MECHANISMS)
 
 
 @each_sabotage
@@ -273,7 +295,7 @@ def test_sabotage_says_so_in_the_settings(name: str) -> None:
 
 def forged(bench: Bench, **what: Any) -> Any:  # noqa: ANN401  keys as in the manifest
     """The leaf of an SVID that an issuer with a defect would have issued to api."""
-    return sabotage.forge_svid(bench.testbed, "api", what)
+    return forge_svid(bench.testbed, "api", what)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_whoever_is_accepted_exists(name: str) -> None:
     accepted = {n for spec in specs for n in spec.accepts}
     accepted |= {n for spec in specs for call in spec.calls for n in call.accepts}
 
-    assert accepted <= set(loaded.workloads)
+    assert accepted <= {*loaded.workloads, *loaded.outside}
 
 
 @pytest.mark.parametrize("name", scenario_names())
@@ -80,7 +80,8 @@ def test_ports_of_one_workload_differ(name: str) -> None:
     """No two listeners of a workload have the same port."""
     fixed = [INBOUND, APP, APP_CONTROL, ADMIN, WORKLOAD_API]
     for spec in load_scenario(name).workloads.values():
-        ports = [*fixed, *(call.listen for call in spec.calls)]
+        others = [call.listen for call in spec.calls] + [door.port for door in spec.doors]
+        ports = [*fixed, *others]
         assert len(set(ports)) == len(ports), spec.name
 
 
@@ -133,13 +134,15 @@ BROKEN = [
     pytest.param('name = "x"', KeyError, "title", id="missing-key"),
     pytest.param("name = ", ValueError, "value", id="no-toml"),
     pytest.param(
-        'name="x"\ntitle="x"\ntrust_domain="x"\nsvid_ttl=1\n[workloads.a]\ncolour="red"',
+        'name="x"\ntitle="x"\ntrust_domain="x"\nsvid_ttl=1\n'
+        'forgery={client="a",server="a",other="a"}\n[workloads.a]\ncolour="red"',
         TypeError,
         "colour",
         id="unknown-key",
     ),
     pytest.param(
-        'name="x"\ntitle="x"\ntrust_domain="x"\nsvid_ttl=1\n[workloads.a]\n'
+        'name="x"\ntitle="x"\ntrust_domain="x"\nsvid_ttl=1\n'
+        'forgery={client="a",server="a",other="a"}\n[workloads.a]\n'
         'calls=[{name="c",to="b",accepts=[],port=1}]',
         TypeError,
         "port",
