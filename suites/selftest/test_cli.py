@@ -44,7 +44,7 @@ def svidproof(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of this test's own, with nothing in it."""
     monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path / "cache"))
-    for name in selection.TOOLS:
+    for name in tools.UNDER_TEST:
         monkeypatch.delenv(tools.variable(name), raising=False)
     return tmp_path / "cache"
 
@@ -271,7 +271,7 @@ def test_sabotage_must_be_noticed_for_the_right_reason(
 def test_names_agree_with_what_they_name() -> None:
     """The command knows the names of what it does not load."""
     assert set(selection.TIMINGS) == set(TIMINGS)
-    assert set(selection.TOOLS) <= set(tools.known_tools())
+    assert set(tools.UNDER_TEST) <= set(tools.known_tools())
     assert "local" in registry.available()
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import ProtocolError
 
-from svidproof.platforms import _cluster, cluster, kind
+from svidproof.platforms import _cluster, _tenant, kind
 from svidproof.platforms._pods import Pods
 from svidproof.platforms.base import PlatformError
 from svidproof.waiting import NotYet
@@ -67,7 +68,7 @@ def test_hopeless_pod_is_told_with_its_events(reason: str) -> None:
     waiting = SimpleNamespace(reason=reason, message="as I said")
 
     with pytest.raises(PlatformError) as raised:
-        pods(pod(status(waiting=waiting))).await_running(["api"])
+        pods(pod(status(waiting=waiting))).await_running("api")
 
     text = str(raised.value)
     assert text.startswith(f"pod api: envoy: {reason}: as I said")
@@ -140,40 +141,89 @@ def test_pod_that_is_made_again_is_not_lost() -> None:
 class Log:
     """A container's log at the API server, which refuses it at first; it ends `stop` with it."""
 
-    def __init__(self, stop: Event, *chunks: bytes) -> None:
-        """What can be read of it."""
+    def __init__(self, stop: Event, *streams: list[bytes]) -> None:
+        """What can be read of it each time that it is opened; all but the last are cut off."""
         self.refusals = [ApiException(status=400, reason="not yet")]
+        self.since: list[object] = []
+        self.closed = 0
         self._stop = stop
-        self._chunks = list(chunks)
+        self._streams = list(streams)
 
-    def read_namespaced_pod_log(self, *_: object, **__: object) -> Log:
+    def read_namespaced_pod_log(self, *_: object, **how: object) -> Log:
         """Open it."""
         if self.refusals:
             raise self.refusals.pop()
+        self.since.append(how.get("since_seconds"))
         return self
 
     def read1(self, _size: int) -> bytes:
         """Read on."""
-        if self._chunks:
-            return self._chunks.pop(0)
+        if self._streams[0]:
+            return self._streams[0].pop(0)
+        if self._streams[1:]:
+            del self._streams[0]
+            raise ProtocolError("cut off")
         self._stop.set()
         return b""
 
+    def shutdown(self) -> None:
+        """Nobody reads."""
+
     def close(self) -> None:
         """Nothing is left."""
+        self.closed += 1
 
 
-def test_log_that_cannot_be_opened_is_opened_again() -> None:
-    """A log that the API server does not give at once is read all the same, and only once."""
+@pytest.mark.parametrize(
+    "streams",
+    [
+        pytest.param([[b"one\n", b"two\n"]], id="whole"),
+        pytest.param([[b"one\n"], [b"one\ntwo\n"]], id="cut"),
+        pytest.param([[b"one\nt"], [b"on", b"e\ntw"], [], [b"one", b"\ntwo\n"]], id="cut-often"),
+    ],
+)
+def test_log_is_opened_again(streams: list[list[bytes]]) -> None:
+    """A log that cannot be opened at once, or is cut off, is read all the same, and only once."""
     found, read = pods(pod(status(running=SimpleNamespace()))), bytearray()
     found._stop, found._gone, found._followed, found._responses = Event(), set(), set(), set()
-    log = Log(found._stop, b"one\n", b"two\n")
+    log = Log(found._stop, *streams)
     found._cluster = cast("Any", SimpleNamespace(core=log))
+    count = len(streams)
 
     found._read_log("api", "1", "envoy", read)
 
     assert read == b"one\ntwo\n"
     assert not log.refusals
+    assert log.closed == count
+
+
+def test_log_of_spires_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It begins anywhere then: whole lines are told apart by what they say."""
+    monkeypatch.setattr(_tenant, "_AGAIN_S", 0.01)
+    log = Log(Event(), [b"one\ntwo\nth"], [], [b"two\n", b"three\nfo"], [b"three\nfour\n"])
+    log.refusals.clear()
+    seat = cast("Any", SimpleNamespace(pod="spire-server-0", name="spire-server"))
+
+    followed = _tenant.FollowedLog(cast("Any", SimpleNamespace(core=log)), "spire", seat)
+    followed._thread.join()
+
+    assert followed.read(0) == b"one\ntwo\nthree\nfour\n"
+    assert followed.read(4) == b"two\nthree\nfour\n"
+    assert log.since == [1, 2, 2, 2]
+    followed.close()
+
+
+def test_following_ends_while_a_log_cannot_be_opened() -> None:
+    """What is not there any more is asked for until nobody wants it."""
+    log = Log(Event(), [b"one\n"], [b""])
+    log.refusals.clear()
+    seat = cast("Any", SimpleNamespace(pod="spire-server-0", name="spire-server"))
+    followed = _tenant.FollowedLog(cast("Any", SimpleNamespace(core=log)), "spire", seat)
+    log.refusals += [ApiException(status=404, reason="gone")] * 99
+
+    followed.close()
+
+    assert not followed._thread.is_alive()
 
 
 def test_command_is_run_by_a_client_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,15 +274,3 @@ def test_kinds_own_reason_is_shown(tmp_path: Path) -> None:
     log.write_text("$ kind create\nERROR: failed to init node\n\nStack: 17 lines\n")
 
     assert kind._reason(log) == "failed to init node"
-
-
-@pytest.mark.parametrize(
-    ("run", "expected"),
-    [("", "exists and is not ours"), ("1a2b", "belongs to run 1a2b, which goes on or was killed")],
-)
-def test_namespace_of_others_is_left_alone(run: str, expected: str) -> None:
-    """A namespace that is there is never taken over."""
-    there = cast("Any", SimpleNamespace(namespace_run=lambda _: run))
-
-    with pytest.raises(PlatformError, match=expected):
-        cluster._assert_free(there, "kube-system")

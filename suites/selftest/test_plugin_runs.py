@@ -17,7 +17,6 @@ from svidproof.outcome import Result
 from svidproof.platforms import registry
 from svidproof.platforms.base import Capability, Part, PlatformError
 from svidproof.report import publish
-from svidproof.selection import TOOLS
 from svidproof.tools import Tool, ToolError, ToolUsageError
 
 CATALOGUE = "".join(
@@ -66,6 +65,7 @@ class Beds:
 
     boots: list[str] = field(default_factory=list)
     closed: int = 0
+    sites_closed: int = 0
     broken: str | None = None
     dead: str | None = None
     resolved: int = 0
@@ -122,7 +122,7 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> Beds:
         @staticmethod
         def tools(_options: object) -> tuple[str, ...]:
             """What runs there."""
-            return TOOLS
+            return tools.UNDER_TEST
 
         def __init__(self, found: dict[str, Tool], _options: object, _progress: object) -> None:
             """Take what a site takes."""
@@ -138,7 +138,8 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> Beds:
             """Nobody asks what it is."""
 
         def close(self) -> None:
-            """It stays."""
+            """Once, whatever happens."""
+            made.sites_closed += 1
 
     monkeypatch.setattr(testbeds, "Testbed", made.testbed)
     monkeypatch.setattr(tools, "resolve", made.resolve)
@@ -315,7 +316,7 @@ def test_known_deviation_must_show_as_known(
     assert bool(suite.report["deviations"]) is (results == "known-deviation")
 
 
-def test_deviation_of_no_check_is_refused(suite: Suite) -> None:
+def test_deviation_of_no_check_is_refused(suite: Suite, beds: Beds) -> None:
     """A catalogue that excuses what is not checked is out of date."""
     suite.write("catalogue.toml", CATALOGUE + DEVIATION.replace("test_two", "test_gone"))
     suite.write("test_a.py", GOOD)
@@ -325,6 +326,7 @@ def test_deviation_of_no_check_is_refused(suite: Suite) -> None:
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: deviation envoy-lax is about no check*"])
     assert not suite.directory.exists(), "no report, and nothing else"
+    assert beds.sites_closed == 1
 
 
 def test_unsupported_is_decided_at_collection(suite: Suite, beds: Beds) -> None:

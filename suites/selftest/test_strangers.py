@@ -46,9 +46,10 @@ class PaperCluster:
         self.objects += bodies
         return [SimpleNamespace(metadata=SimpleNamespace(uid="uid")) for _ in bodies]
 
-    def has_namespace(self, name: str) -> bool:
-        """Whether it is somebody else's."""
-        return name in self.namespaces
+    def assert_free(self, name: str) -> None:
+        """Refuse what is somebody else's."""
+        if name in self.namespaces:
+            raise PlatformError(f"namespace {name} exists and is not ours")
 
     def delete_pod(self, namespace: str, name: str) -> None:
         """Remember."""
@@ -172,6 +173,7 @@ def test_second_namespace_is_the_runs_own(cluster: PaperCluster, tmp_path: Path)
     assert [m["name"] for m in made] == ["demo-spire", "demo", "demo-x"]
     assert {m["labels"]["svidproof.dev/run"] for m in made} == {RUN}
     assert testbed._places.namespaces == ["demo-spire", "demo", "demo-x"]
+    assert testbed._places.made == testbed._places.namespaces
 
 
 def test_namespace_of_others_is_left_alone(cluster: PaperCluster, tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ def test_namespace_of_others_is_left_alone(cluster: PaperCluster, tmp_path: Path
     with pytest.raises(PlatformError, match="namespace demo-x exists and is not ours"):
         testbed.stranger("one", agent=AGENTS[0], like="api", namespace="x")
 
-    assert testbed._places.namespaces == ["demo-spire", "demo"]
+    assert testbed._places.made == testbed._places.namespaces == ["demo-spire", "demo"]
 
 
 def svid(spiffe_id: str) -> X509Svid:

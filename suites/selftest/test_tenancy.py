@@ -89,6 +89,25 @@ def test_what_is_there_is_not_touched(cluster: TenantCluster, server: Server) ->
         cluster.apply_object(POD | {})
 
 
+def test_second_testbed_does_not_touch_the_first(cluster: TenantCluster) -> None:
+    """It would have the same names; once the first is gone there is room for it."""
+
+    def pod(run: str) -> dict[str, Any]:
+        labels = {"svidproof.dev/run": run}
+        return {"kind": "Pod", "metadata": {"name": "api", "namespace": "mine", "labels": labels}}
+
+    cluster.apply_object(pod("run1"))
+
+    for _ in range(2):
+        with pytest.raises(PlatformError, match="mine holds another testbed of this run, with a P"):
+            cluster.apply_object(pod("run2"))
+        cluster.delete_all_of("run2", ["mine"])
+    assert cluster.apply_object(pod("run1")) == "applied"
+
+    cluster.delete_all_of("run1", ["mine"])
+    assert cluster.apply_object(pod("run2")) == "mine/api"
+
+
 def test_other_refusals_are_told(cluster: TenantCluster, server: Server) -> None:
     """They are no conflict."""
     server.refusal = 403

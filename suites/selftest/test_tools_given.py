@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from svidproof import selection, tools
-from svidproof.tools import inspection, pins
+from svidproof import tools
+from svidproof.selection import Selection, Wish
+from svidproof.tools import Tool, inspection, pins
 
 ENVOY = "envoy  version: bad8280de85c25b147a90c1d9b8a8c67a13e7134/1.40.0/Clean/RELEASE/BoringSSL"
 
@@ -42,14 +43,41 @@ def test_suite_knows_its_tools() -> None:
 
 def test_each_purpose_has_its_own_tools() -> None:
     """What images are made of is not installed for platform local; an unknown purpose is told."""
-    assert tools.needed_for("local") == selection.TOOLS
+    assert tools.needed_for("local") == tools.UNDER_TEST
     assert tools.needed_for("kind") == ("kind", "kubectl")
-    assert {*selection.TOOLS, "kubelet", "etcd", "coredns"} < {*tools.needed_for("images")}
+    assert {*tools.UNDER_TEST, "kubelet", "etcd", "coredns"} < {*tools.needed_for("images")}
     assert {name for use in ("local", "kind", "images") for name in tools.needed_for(use)} == {
         *tools.known_tools()
     }
     with pytest.raises(tools.ToolUsageError, match="no tool is for 'moon': choose one of local, "):
         tools.needed_for("moon")
+
+
+@pytest.mark.parametrize(
+    ("platform", "images", "needed"),
+    [
+        pytest.param("local", "pull", ["spire-server", "spire-agent", "envoy"], id="local"),
+        pytest.param("kind", "build", ["spire-server", "spire-agent", "envoy"], id="built"),
+        pytest.param("kind", "pull", ["envoy"], id="pulled"),
+        pytest.param("cluster", "pull", [], id="cluster"),
+    ],
+)
+def test_only_what_the_platform_needs_is_made(
+    envoy: Path, monkeypatch: pytest.MonkeyPatch, platform: str, images: str, needed: list[str]
+) -> None:
+    """Images that are pulled need no binaries, but for those that the user gives."""
+    asked = {}
+
+    def resolve(name: str, **how: object) -> Tool:
+        asked[name] = how["version"]
+        return Tool(name, "1", envoy, "given", "", "")
+
+    monkeypatch.setattr(tools, "resolve", resolve)
+    wish = Wish(platform=platform, images=images, tools=(f"envoy={envoy}",), spire="1.14.0")
+    chosen = Selection(wish, (), (), frozenset(), narrowed=False)
+
+    assert list(chosen.resolve_tools()) == needed
+    assert asked == {name: None if name == "envoy" else "1.14.0" for name in needed}
 
 
 def test_every_pinned_checksum_is_a_sha256() -> None:

@@ -1,0 +1,214 @@
+"""On a cluster a testbed takes away the namespaces that it has made, and no others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from svidproof.platforms import _kubeconfig, _places
+from svidproof.platforms import cluster as clusters
+from svidproof.platforms._cluster import Cluster, Node
+from svidproof.platforms._kubeconfig import Context
+from svidproof.platforms._places import Ground
+from svidproof.platforms._runs import RunDirectory
+from svidproof.platforms._site import KubernetesSite
+from svidproof.platforms.base import PlatformError, SiteOptions
+from svidproof.platforms.cluster import ClusterSite
+from svidproof.platforms.kubernetes import KubernetesPlatform
+from svidproof.tools import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+NODE = Node("kind-worker", "kind-worker", "uid-1")
+
+
+class PaperCluster(Cluster):
+    """A cluster that has namespaces, and nothing else."""
+
+    def __init__(self, **namespaces: str) -> None:
+        """These are there, each with its run, which is empty if it is none of ours."""
+        self.there = namespaces
+        self.client = None
+        self.lingers = 0
+        self.refuses = ""
+        self.removed: list[str] = []
+
+    def namespace_run(self, name: str) -> str | None:
+        """Look; what is being removed is gone when it was looked at often enough."""
+        if name in self.removed:
+            self.lingers -= 1
+        return self.there.get(name) if name not in self.removed or self.lingers >= 0 else None
+
+    def namespaces_of_runs(self, machine: str) -> list[tuple[str, str]]:  # noqa: ARG002
+        """All that runs have made."""
+        return [(name, run) for name, run in self.there.items() if run]
+
+    def version(self) -> str:
+        """That of the API server."""
+        return "1.34.0"
+
+    def nodes(self) -> list[Node]:
+        """The only one."""
+        return [NODE]
+
+    def apply(self, template: str, **values: object) -> list[Any]:  # noqa: ARG002
+        """Make a namespace, even if that is not told any more."""
+        name = str(values["namespace"])
+        self.there[name] = str(values["run"])
+        if name == self.refuses:
+            raise PlatformError(f"cannot apply Namespace {name}: timed out")
+        return []
+
+    def delete_all_of(self, run: str, namespaces: Sequence[str]) -> None:  # noqa: ARG002
+        """Begin to remove namespaces."""
+        for name in namespaces:
+            self.removed.append(name)
+            if not self.lingers:
+                self.there.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def _on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of the test's own; pods are not followed."""
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
+    quiet = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(_places, "Pods", lambda *_: quiet)
+
+
+def ground(cluster: Cluster) -> Ground:
+    """Where the testbeds of a run stand."""
+    return Ground(
+        cluster=cluster,
+        name="kind",
+        images={},
+        nodes=(NODE,),
+        namespace="demo",
+        tolerates=False,
+        disposable=False,
+    )
+
+
+def test_what_was_made_is_removed() -> None:
+    """Both of a testbed's namespaces."""
+    cluster = PaperCluster(others="")
+
+    KubernetesPlatform(ground(cluster), "example.org").close()
+
+    assert cluster.removed == ["demo-spire", "demo"]
+    assert list(cluster.there) == ["others"]
+
+
+@pytest.mark.parametrize(
+    ("taken", "removed"), [("demo-spire", []), ("demo", ["demo-spire"])], ids=["first", "second"]
+)
+def test_what_was_there_stays(taken: str, removed: list[str]) -> None:
+    """A testbed that finds a namespace of others gives up, and leaves it."""
+    cluster = PaperCluster(**{taken: ""})
+
+    with pytest.raises(PlatformError, match=f"namespace {taken} exists and is not ours"):
+        KubernetesPlatform(ground(cluster), "example.org")
+
+    assert cluster.removed == removed
+    assert cluster.there == {taken: ""}
+
+
+def test_what_may_have_been_made_is_removed() -> None:
+    """An answer that does not come does not say that nothing was made."""
+    cluster = PaperCluster()
+    cluster.refuses = "demo"
+
+    with pytest.raises(PlatformError, match="timed out"):
+        KubernetesPlatform(ground(cluster), "example.org")
+
+    assert cluster.removed == ["demo-spire", "demo"]
+    assert cluster.there == {}
+
+
+class PaperSite(KubernetesSite):
+    """A cluster on paper, for one run."""
+
+    def _open(self) -> Ground:
+        return ground(PaperCluster())
+
+
+def test_testbeds_of_a_run_do_not_meet() -> None:
+    """Each has namespaces of its own, and leaves those of the others."""
+    site = PaperSite({}, SiteOptions(), Progress.silent())
+    site.open()
+    assert site._ground is not None
+    cluster = cast("PaperCluster", site._ground.cluster)
+
+    first, second, third = (site.platform("example.org") for _ in range(3))
+    there = list(cluster.there)
+    second.close()
+
+    names = ["demo-spire", "demo", "demo-2-spire", "demo-2", "demo-3-spire", "demo-3"]
+    assert there == names
+    assert [*cluster.there] == [*names[:2], *names[4:]]
+    first.close()
+    third.close()
+
+
+def test_site_that_is_not_open_has_no_testbeds() -> None:
+    """It is said in one line."""
+    with pytest.raises(PlatformError, match="has not been opened"):
+        PaperSite({}, SiteOptions(), Progress.silent()).platform("example.org")
+
+
+@pytest.fixture
+def entered(monkeypatch: pytest.MonkeyPatch) -> Callable[[PaperCluster], ClusterSite]:
+    """Opens a cluster of the user's in which all is permitted, with --namespace demo."""
+
+    def enter(cluster: PaperCluster) -> ClusterSite:
+        context = Context("mine", "/kubeconfig")
+        monkeypatch.setattr(_kubeconfig, "choose", lambda _: context)
+        monkeypatch.setattr(clusters, "Cluster", lambda *_: cluster)
+        monkeypatch.setattr(clusters, "missing_permissions", lambda *_: [])
+        monkeypatch.setattr(ClusterSite, "_images", lambda _: ({}, []))
+        site = ClusterSite({}, SiteOptions(namespace="demo"), Progress.silent())
+        site.open()
+        site.close()
+        return site
+
+    return enter
+
+
+def test_what_a_killed_run_left_is_no_hindrance(
+    entered: Callable[[PaperCluster], ClusterSite],
+) -> None:
+    """Its namespaces go first, and are waited for."""
+    cluster = PaperCluster(demo="gone", **{"demo-spire": "gone"})
+    cluster.lingers = 3
+
+    assert entered(cluster).parts[-1].version == "1.34.0"
+
+    assert cluster.removed == ["demo", "demo-spire"]
+    assert cluster.lingers < 0
+
+
+def test_what_a_run_that_goes_on_has_made_stays(
+    entered: Callable[[PaperCluster], ClusterSite],
+) -> None:
+    """Nor is it used."""
+    run = RunDirectory()
+    cluster = PaperCluster(demo=run.id)
+
+    with pytest.raises(PlatformError, match=f"namespace demo exists and belongs to run {run.id}"):
+        entered(cluster)
+
+    run.close()
+    assert cluster.removed == []
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [("", "is not ours"), ("1a2b", "belongs to run 1a2b, which goes on or was killed")],
+)
+def test_namespace_of_others_is_told(run: str, expected: str) -> None:
+    """A namespace that is there is never taken over."""
+    with pytest.raises(PlatformError, match=f"namespace kube-system exists and {expected}"):
+        PaperCluster(**{"kube-system": run}).assert_free("kube-system")
