@@ -12,6 +12,7 @@ pytestmark = [
     pytest.mark.usefixtures("genuine_client_is_accepted"),
 ]
 DOOR = "tls-only"
+UNTRUSTED = [Flaw.SELF_SIGNED, Flaw.OTHER_CA, Flaw.OTHER_TRUST_DOMAIN]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -42,7 +43,7 @@ def test_client_with_certificate_is_let_in(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("flaw", [Flaw.SELF_SIGNED, Flaw.OTHER_CA, Flaw.OTHER_TRUST_DOMAIN])
+@pytest.mark.parametrize("flaw", UNTRUSTED, ids=lambda flaw: flaw.value)
 def test_bad_certificate_is_worse_than_none(
     front_proxy: Testbed, flaw: Flaw, version: Version, saw: Saw
 ) -> None:
