@@ -20,7 +20,7 @@ from svidproof.refusals import CONNECTION, SAN, UNKNOWN
 from svidproof.workload import Workload
 
 pytestmark = needs(Capability.OUTSIDE)
-ALLOWED, DENIED = "http.inbound.rbac.allowed", "http.inbound.rbac.denied"
+ALLOWED, DENIED = "allowed", "denied"
 CLIENTS = ["generator", "outside/client"]
 FORGED = "By={proxy};Hash=00;URI={client}"
 
