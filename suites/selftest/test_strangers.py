@@ -137,7 +137,7 @@ def test_stranger_attracts_no_traffic(cluster: PaperCluster, tmp_path: Path) -> 
     [service] = [
         yaml.safe_load(
             render("kubernetes/service.yaml.j2", name="api", place="api", namespace="demo",
-                   run=RUN, ports=(1,))
+                   run=RUN, ports=(1,), node_port=False)
         )
     ]  # fmt: skip
 
