@@ -281,6 +281,28 @@ def test_second_entry_stands_beside_the_workloads_own(bench: Bench) -> None:
     assert second != own
 
 
+def test_second_entry_may_ask_for_less() -> None:
+    """A second entry that asks for fewer selectors still is for the same process."""
+    given = {
+        "spiffe_id": "spiffe://example.org/ns/generator/sa/generator",
+        "selectors": [{"type": "unix", "value": "path:/a"}, {"type": "unix", "value": "uid:1"}],
+    }
+
+    first, second = load_sabotage("twin-of-the-deleted").registered(given)
+
+    assert first == given
+    assert second == {**given, "selectors": given["selectors"][:1]}
+
+
+def test_plaintext_is_spoken_by_both() -> None:
+    """A pair of sidecars without TLS between them has none at either end."""
+    bench = Bench("front-proxy")
+
+    changed = bench.changed(load_sabotage("backend-in-plaintext"))
+
+    assert changed == {"backend", "proxy"}
+
+
 def test_attestation_is_changed_but_not_what_is_expected(bench: Bench) -> None:
     """Agents get certificates of their own, and are expected to attest as before."""
     broken = load_sabotage("attests-by-certificate").attestation(bench.testbed, SOUND)
