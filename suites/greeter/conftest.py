@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from svidproof import Progress, Testbed
+from svidproof.demo_page import DemoPage
 from svidproof.greeters import Cast, Conversation
 
 
@@ -25,6 +26,12 @@ def conversation_over(conversation: Conversation, progress: Progress) -> Convers
     """The conversation, once both sides have rotated often enough; checks that ask go last."""
     conversation.hear_out(progress)
     return conversation
+
+
+@pytest.fixture(scope="session")
+def page(conversation: Conversation) -> DemoPage:
+    """The demo page; the greeters talk meanwhile."""
+    return DemoPage(conversation.testbed.programs["demo-page"])
 
 
 @pytest.fixture
