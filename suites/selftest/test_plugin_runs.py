@@ -515,6 +515,28 @@ def test_checks_tell_what_they_saw_and_measured(suite: Suite) -> None:
     }
 
 
+def test_one_scenario_comes_after_the_other(suite: Suite, beds: Beds) -> None:
+    """What no check needs any more is ended before the next is booted, waiting checks or not."""
+    suite.write(
+        "test_a.py",
+        "import pytest\nfrom svidproof import requirement\n\n"
+        "@requirement('A-1')\ndef test_one(rotations, record_order):\n    pass\n\n"
+        "@requirement('A-2')\ndef test_two(front_proxy, record_order):\n    pass\n\n"
+        "@requirement('A-3')\ndef test_three(api, record_order):\n    pass\n\n"
+        "@pytest.fixture(scope='session')\ndef rotations(api):\n    return api\n\n"
+        "@pytest.fixture(scope='session')\ndef front_proxy(testbeds):\n"
+        "    return testbeds.get('front-proxy')\n\n"
+        "@pytest.fixture\ndef record_order(request, testbeds):\n"
+        "    print('RUNS', request.node.name, *testbeds.running)\n",
+    )
+
+    result = suite.run("-s")
+
+    runs = [line.partition("RUNS ")[2] for line in result.outlines if "RUNS " in line]
+    assert runs == ["test_two front-proxy", "test_three api", "test_one api"]
+    assert (beds.boots, beds.closed, result.ret) == (["front-proxy", "api"], 2, 0)
+
+
 def test_fresh_testbed_is_ended_with_its_check(suite: Suite, beds: Beds) -> None:
     """A check that spoils its testbed has one of its own."""
     suite.write(
