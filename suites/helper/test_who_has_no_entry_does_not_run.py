@@ -43,7 +43,6 @@ def test_helper_says_that_there_is_no_entry(manifest: Testbed, saw: Saw) -> None
     saw(reason)
 
 
-@pytest.mark.usefixtures("after_everything")
 def test_program_runs_once_there_is_an_entry(manifest: Testbed) -> None:
     """The same spiffe-helper, not restarted, writes files and runs its program after that."""
     late, start = manifest.helped[LATE], Moment.now()
