@@ -21,7 +21,10 @@ def renewals(manifest: Testbed, progress: Progress) -> Renewals:
 def succession(manifest: Testbed, progress: Progress) -> Succession:
     """The server signs below another root, as soon as everybody has that in the bundle."""
     progress("changing the authority")
-    return succeed(manifest, BOTH, Authority.create("next", manifest.scenario.trust_domain))
+    trusting = (*BOTH, "manifest-other")
+    return succeed(
+        manifest, BOTH, trusting, Authority.create("next", manifest.scenario.trust_domain)
+    )
 
 
 @pytest.fixture(scope="session")

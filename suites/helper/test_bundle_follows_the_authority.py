@@ -15,12 +15,12 @@ pytestmark = [
     needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT),
     pytest.mark.usefixtures("after_everything"),
 ]
-CLIENT = "manifest-client"
+CLIENT, OTHER = "manifest-client", "manifest-other"
 AFTERWARDS = 5  # requests when both sides present SVIDs of the new authority
 each_side = pytest.mark.parametrize("name", ["manifest-server", CLIENT])
 
 
-@pytest.mark.parametrize("name", ["manifest-server", CLIENT, "manifest-other"])
+@pytest.mark.parametrize("name", ["manifest-server", CLIENT, OTHER])
 def test_bundle_file_follows(succession: Succession, name: str, measure: Measure) -> None:
     """The next root is in the bundle file before anybody needs it, and the old one stays."""
     old, new = succession.testbed.root.certificate, succession.root
@@ -42,12 +42,27 @@ def test_bundle_file_follows(succession: Succession, name: str, measure: Measure
     assert trusts[0].seen.at <= succession.activated.at, f"{name}: only after it was activated"
 
 
+def test_bundle_comes_without_a_renewal(succession: Succession) -> None:
+    """Who has an SVID of an hour gets the bundle all the same, and its program is signalled."""
+    files = succession.testbed.watch.timeline.sightings(Source.FILES, OTHER)
+    assert files, f"nobody has looked at {OTHER}'s files"
+    renewed = [s for s in files if s.first.at > succession.prepared.at]
+    assert not renewed, f"{OTHER} was renewed: this proves nothing"
+
+    reloads = succession.testbed.helped[OTHER].state().reloads
+
+    since = [r for r in reloads if r.wall > succession.prepared.wall.timestamp()]
+    assert since, f"{OTHER}'s program was not signalled; {succession.late}"
+    errors = [r.error for r in since if r.error]
+    assert not errors, f"{OTHER}'s program could not load the bundle: {errors[0]}"
+
+
 def test_bundle_files_are_the_servers_bundle(succession: Succession) -> None:
     """In the end each bundle file holds what the server's own bundle does."""
     testbed = succession.testbed
     expected = set(testbed.spire.bundle())
 
-    for name in ("manifest-server", CLIENT, "manifest-other"):
+    for name in ("manifest-server", CLIENT, OTHER):
         held = set(testbed.helped[name].files().bundle)
 
         assert held == expected, f"{name} has {_names(held)}, the server has {_names(expected)}"

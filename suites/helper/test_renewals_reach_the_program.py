@@ -69,7 +69,7 @@ def test_program_is_signalled_once_each_time(renewals: Renewals, name: str) -> N
     """A program loads each renewal once, when it is signalled, and nothing else."""
     first, *later = [_sha256(sighting) for sighting in renewals.files(name)]
 
-    reloads = renewals.after[name].reloads
+    reloads = renewals.state(name).reloads
 
     assert not [r for r in reloads if r.error], f"{name} could not load {_errors(renewals, name)}"
     loaded = [r.certificate for r in reloads]
@@ -85,7 +85,7 @@ def test_program_is_signalled_once_each_time(renewals: Renewals, name: str) -> N
 @each_side
 def test_signal_comes_with_the_files(renewals: Renewals, name: str) -> None:
     """A program has loaded a renewal soon after it was in the files."""
-    loaded = {r.certificate: r.wall for r in renewals.after[name].reloads}
+    loaded = {r.certificate: r.wall for r in renewals.state(name).reloads}
 
     for sighting in renewals.files(name)[1:]:
         assert _sha256(sighting) in loaded, f"{name} never loaded {sighting.serial:x}"
@@ -125,9 +125,8 @@ def test_nothing_old_is_presented(renewals: Renewals, name: str) -> None:
 def test_program_stays_the_same_process(renewals: Renewals, name: str) -> None:
     """The program's process is the same before, during and after the renewals."""
     assert name in renewals.before, f"{name}'s program did not answer before the renewals"
-    assert name in renewals.after, f"{name}'s program does not answer after the renewals"
 
-    before, after = renewals.before[name], renewals.after[name]
+    before, after = renewals.before[name], renewals.state(name)
 
     same = (after.pid, after.begun) == (before.pid, before.begun)
     assert same, f"{name}'s program was process {before.pid}, and is {after.pid} now"
@@ -158,5 +157,5 @@ def _short(fingerprints: Sequence[str | None]) -> str:
 
 
 def _errors(renewals: Renewals, name: str) -> str:
-    errors = [r.error for r in renewals.after[name].reloads if r.error]
+    errors = [r.error for r in renewals.state(name).reloads if r.error]
     return f"{len(errors)} times what it was signalled for: {errors[0]}"
