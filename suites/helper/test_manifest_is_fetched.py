@@ -6,6 +6,7 @@ import pytest
 
 from svidproof import Alert, Saw, Testbed, budgets, eventually, requirement
 from svidproof.checks import Accepted
+from svidproof.components.helper import Helped
 from svidproof.tls import get
 from svidproof.workloads.manifest_server import MANIFEST
 
@@ -53,9 +54,15 @@ def test_stranger_gets_no_byte_of_it(manifest: Testbed) -> None:
 
         exchange = get(server.address, "/manifest")
 
-        after = server.seen(before)
+        after = eventually(lambda: _seen(server, before), budgets.REFUSAL_SEEN)
     if exchange.status is not None:
         raise Accepted(f"expected a refusal in the handshake, got {exchange}")
     assert exchange.alert is Alert.CERTIFICATE_REQUIRED, f"got {exchange}"
     assert [status for *_, status in after] == [None], f"the server saw {after}"
     assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in after[0][1], f"the server says {after[0][1]}"
+
+
+def _seen(server: Helped, since: int) -> list[tuple[str | None, str, int | None]]:
+    seen = server.seen(since)
+    assert seen, f"{server.name} has seen nobody"
+    return seen
