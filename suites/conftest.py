@@ -26,6 +26,12 @@ def two_frontends(testbeds: Testbeds) -> Testbed:
 
 
 @pytest.fixture(scope="session")
+def manifest(testbeds: Testbeds) -> Testbed:
+    """A server and a client that know nothing of SPIFFE, run by spiffe-helper."""
+    return testbeds.get("manifest")
+
+
+@pytest.fixture(scope="session")
 def rotations(api: Testbed, progress: Progress) -> Observation:
     """What was seen until every workload had rotated often enough; checks that ask go last."""
     return observe(api, progress)

@@ -96,6 +96,7 @@ class Beds:
             watch=SimpleNamespace(catch_up=lambda: None, timeline=timeline),
             components=(),
             workloads={},
+            helped={},
             spire=SimpleNamespace(component="spire-server"),
             platform=SimpleNamespace(exit_status=lambda _: 1),
         )

@@ -13,6 +13,7 @@ import pytest
 from svidproof import policy
 from svidproof.catalogue import parse
 from svidproof.components.envoy import Envoy
+from svidproof.components.helper import Helped
 from svidproof.components.program import Native
 from svidproof.credentials import Authority
 from svidproof.manifests import data_root
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 ELSEWHERE = {
     "program",
     "arguments",
+    "helper",
     "attests_by_certificate",
     "entry",
     "extra_entry",
@@ -90,6 +92,18 @@ class Paper:
         self.files[f"{place}/{name}"] = content
         return f"/{place}/{name}"
 
+    def path(self, place: str, name: str) -> str:
+        """A path."""
+        return f"/{place}/{name}"
+
+    def executable(self, tool: str) -> str:
+        """A path."""
+        return f"/bin/{tool}"
+
+    def run(self, place: str, tool: str, args: tuple[str, ...]) -> None:
+        """Remember."""
+        self.told.append((f"{place} {tool}", " ".join(args[-2:])))
+
     def selectors(self, place: str) -> tuple[str, ...]:
         """A selector."""
         return (f"unix:path:/{place}",)
@@ -122,6 +136,17 @@ def sound_programs(name: str) -> dict[str, dict[str, Any]]:
         name: Native(platform, scenario, spec, "/agent.sock").configuration()
         for name, spec in scenario.workloads.items()
         if spec.kind == "program"
+    }
+
+
+@functools.cache
+def sound_helped(name: str) -> dict[str, dict[str, Any]]:
+    """What each spiffe-helper of a scenario is told."""
+    scenario, platform = load_scenario(name), cast("Platform", Paper())
+    return {
+        name: Helped(platform, scenario, spec, "/agent.sock").configuration()
+        for name, spec in scenario.workloads.items()
+        if spec.kind == "helper"
     }
 
 
@@ -183,6 +208,15 @@ class Bench:
         wrong = copy.deepcopy(sound)
         for name, configuration in wrong.items():
             broken.program(name, configuration)
+        return {name for name in sound if sound[name] != wrong[name]}
+
+    def helped(self, broken: Sabotage) -> set[str]:
+        """The spiffe-helpers that a sabotage tells something else, in a form that they read."""
+        sound = sound_helped(self.scenario.name)
+        wrong = copy.deepcopy(sound)
+        for name, told in wrong.items():
+            broken.helper(self.testbed, name, told)
+            assert Helped.text(told)
         return {name for name in sound if sound[name] != wrong[name]}
 
 
@@ -252,9 +286,9 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
     }
 
     sidecars, policies = bench.changed(broken), bench.policies(broken)
-    programs = bench.programs(broken)
+    programs, helped = bench.programs(broken), bench.helped(broken)
 
-    assert sidecars | policies | programs <= named
+    assert sidecars | policies | programs | helped <= named
     first = broken.entries(bench.testbed, bench.entries()) != bench.entries()
     entries = first or bench.registered(broken) != [bench.entry(name) for name in LATER]
     attestation = broken.attestation(bench.testbed, SOUND) != SOUND
@@ -267,6 +301,7 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
         bool(sidecars),
         bool(policies),
         bool(programs),
+        bool(helped),
         entries,
         attestation,
         intervals,

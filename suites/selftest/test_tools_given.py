@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from svidproof import tools
+from svidproof.scenario import scenario_names
 from svidproof.selection import Selection, Wish
 from svidproof.tools import Tool, inspection, pins
 
@@ -30,6 +31,19 @@ def _no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path / "cache"))
     for name in tools.known_tools():
         monkeypatch.delenv(tools.variable(name), raising=False)
+
+
+@pytest.fixture
+def asked(envoy: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The tools that are resolved, and their versions; nothing is made."""
+    versions: dict[str, str] = {}
+
+    def resolve(name: str, **how: str) -> Tool:
+        versions[name] = how["version"]
+        return Tool(name, "1", envoy, "given", "", "")
+
+    monkeypatch.setattr(tools, "resolve", resolve)
+    return versions
 
 
 def test_suite_knows_its_tools() -> None:
@@ -63,21 +77,27 @@ def test_each_purpose_has_its_own_tools() -> None:
     ],
 )
 def test_only_what_the_platform_needs_is_made(
-    envoy: Path, monkeypatch: pytest.MonkeyPatch, platform: str, images: str, needed: list[str]
+    asked: dict[str, str], envoy: Path, platform: str, images: str, needed: list[str]
 ) -> None:
     """Images that are pulled need no binaries, but for those that the user gives."""
-    asked = {}
-
-    def resolve(name: str, **how: object) -> Tool:
-        asked[name] = how["version"]
-        return Tool(name, "1", envoy, "given", "", "")
-
-    monkeypatch.setattr(tools, "resolve", resolve)
     wish = Wish(platform=platform, images=images, tools=(f"envoy={envoy}",), spire="1.14.0")
     chosen = Selection(wish, (), (), frozenset(), narrowed=False)
 
-    assert list(chosen.resolve_tools()) == needed
+    assert list(chosen.resolve_tools(chosen.site(["api"]))) == needed
     assert asked == {name: None if name == "envoy" else "1.14.0" for name in needed}
+
+
+@pytest.mark.parametrize("name", scenario_names())
+def test_further_tools_are_those_of_the_scenarios_used(asked: dict[str, str], name: str) -> None:
+    """What only one scenario needs is got for it, in the version asked for, and for no other."""
+    wish = Wish(spire="1.14.0", spiffe_helper="0.10.1")
+    chosen = Selection(wish, (), (), frozenset(), narrowed=False)
+    further = ("spiffe-helper",) if name == "manifest" else ()
+
+    found = chosen.resolve_tools(chosen.site([name]))
+
+    assert tuple(found) == (*tools.UNDER_TEST, *further)
+    assert [asked[tool] for tool in further] == ["0.10.1" for _ in further]
 
 
 def test_every_pinned_checksum_is_a_sha256() -> None:

@@ -1,0 +1,112 @@
+"""The server gets another signing authority, below another root: nobody is refused for it.
+
+The next root goes to the bundle first, as an operator would have it: prepared, then activated.
+"""
+
+import pytest
+from cryptography import x509
+
+from svidproof import Capability, Measure, needs, requirement
+from svidproof.watch import Sighting, Source
+from svidproof.watch.recovery import Succession, is_below
+
+pytestmark = [
+    requirement("HELPER-4"),
+    needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT),
+    pytest.mark.usefixtures("after_everything"),
+]
+CLIENT, OTHER = "manifest-client", "manifest-other"
+AFTERWARDS = 5  # requests when both sides present SVIDs of the new authority
+each_side = pytest.mark.parametrize("name", ["manifest-server", CLIENT])
+
+
+@pytest.mark.parametrize("name", ["manifest-server", CLIENT, OTHER])
+def test_bundle_file_follows(succession: Succession, name: str, measure: Measure) -> None:
+    """The next root is in the bundle file before anybody needs it, and the old one stays."""
+    old, new = succession.testbed.root.certificate, succession.root
+
+    trusts = [
+        t
+        for t in succession.testbed.watch.timeline.trusts(Source.FILES, name)
+        if t.seen.at > succession.prepared.at
+    ]
+
+    assert trusts, f"{name}'s bundle file never changed; {succession.late}"
+    measure(
+        f"from prepared to bundle file, {name}", trusts[0].seen.at - succession.prepared.at, "s"
+    )
+    held = {t.serials for t in trusts}
+    assert held == {frozenset({old.serial_number, new.serial_number})}, (
+        f"{name}'s bundle file held {[len(serials) for serials in held]} authorities"
+    )
+    assert trusts[0].seen.at <= succession.activated.at, f"{name}: only after it was activated"
+
+
+def test_bundle_comes_without_a_renewal(succession: Succession) -> None:
+    """Who has an SVID of an hour gets the bundle all the same, and its program is signalled."""
+    files = succession.testbed.watch.timeline.sightings(Source.FILES, OTHER)
+    assert files, f"nobody has looked at {OTHER}'s files"
+    renewed = [s for s in files if s.first.at > succession.prepared.at]
+    assert not renewed, f"{OTHER} was renewed: this proves nothing"
+
+    reloads = succession.testbed.helped[OTHER].state().reloads
+
+    since = [r for r in reloads if r.wall > succession.prepared.wall.timestamp()]
+    assert since, f"{OTHER}'s program was not signalled; {succession.late}"
+    errors = [r.error for r in since if r.error]
+    assert not errors, f"{OTHER}'s program could not load the bundle: {errors[0]}"
+
+
+def test_bundle_files_are_the_servers_bundle(succession: Succession) -> None:
+    """In the end each bundle file holds what the server's own bundle does."""
+    testbed = succession.testbed
+    expected = set(testbed.spire.bundle())
+
+    for name in ("manifest-server", CLIENT, OTHER):
+        held = set(testbed.helped[name].files().bundle)
+
+        assert held == expected, f"{name} has {_names(held)}, the server has {_names(expected)}"
+
+
+@each_side
+def test_both_sides_present_svids_of_the_new_authority(succession: Succession, name: str) -> None:
+    """Each side gets an SVID below the next root, and presents it."""
+    new = _of_the_new(succession, name)
+
+    presented = _presented(succession, name)
+
+    assert presented, f"{name} presented none of {len(new)} such SVIDs; {succession.late}"
+
+
+def test_nobody_is_refused(succession: Succession) -> None:
+    """No request fails from before the next root is made until both sides present SVIDs of it."""
+    requests = [
+        r
+        for r in succession.testbed.watch.timeline.requests(CLIENT)
+        if succession.prepared.at <= r.sent.at <= succession.end.at
+    ]
+    failed = [r for r in requests if r.status != 200]
+    assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
+
+    sides = [_presented(succession, name) for name in ("manifest-server", CLIENT)]
+    assert all(sides), f"not both sides have presented such SVIDs; {succession.late}"
+    both = max(side[0].first.at for side in sides)
+    last = [r for r in requests if r.sent.at > both]
+    assert len(last) >= AFTERWARDS, f"{len(last)} requests since both had them; {succession.late}"
+
+
+def _of_the_new(succession: Succession, name: str) -> list[Sighting]:
+    found = succession.testbed.watch.timeline.sightings(Source.FILES, name)
+    new = [s for s in found if is_below(s, succession.root) and s.first.at <= succession.end.at]
+    assert new, f"{name}'s files held no SVID below the next root; {succession.late}"
+    return new
+
+
+def _presented(succession: Succession, name: str) -> list[Sighting]:
+    serials = {sighting.serial for sighting in _of_the_new(succession, name)}
+    found = succession.testbed.watch.timeline.sightings(Source.WIRE, name)
+    return [s for s in found if s.serial in serials and s.first.at <= succession.end.at]
+
+
+def _names(certificates: set[x509.Certificate]) -> list[str]:
+    return sorted(c.subject.rfc4514_string() for c in certificates)

@@ -1,0 +1,72 @@
+"""A program crashes, and so does a spiffe-helper: by the next renewal all is as before.
+
+spiffe-helper is no supervisor: a program that has ended is started again by the next renewal, and
+spiffe-helper itself by whatever looks after it, which ends what is left of it first.
+"""
+
+import pytest
+
+from svidproof import Capability, Measure, needs, requirement
+from svidproof.watch.recovery import Recovery
+from svidproof.watch.renewals import LAG
+
+pytestmark = pytest.mark.usefixtures("after_everything")
+SERVER, CLIENT = "manifest-server", "manifest-client"
+
+
+@requirement("HELPER-5")
+def test_program_is_back_by_the_next_renewal(crashes: Recovery, measure: Measure) -> None:
+    """A program that was killed runs again, as another process, when its files are renewed."""
+    first = crashes.renewals(CLIENT)[0]
+
+    assert CLIENT in crashes.back, f"it is not back; {crashes.late}"
+    late = crashes.back[CLIENT].at - first.first.at
+    measure("from renewal to the program's recovery", late, "s")
+    assert late <= LAG, f"it was back {late:.2f} s after the renewal; {crashes.late}"
+    _assert_new_process(crashes, CLIENT)
+
+
+@requirement("HELPER-5")
+def test_recovered_program_is_signalled(crashes: Recovery) -> None:
+    """The program that was started again is signalled for the renewals after that."""
+    crashes.assert_signalled(CLIENT)
+
+
+@requirement("HELPER-6")
+@needs(Capability.KILL)
+def test_new_helper_has_a_program_of_its_own(crashes: Recovery, measure: Measure) -> None:
+    """A spiffe-helper that was killed and started again runs its program anew, in its old place."""
+    assert SERVER in crashes.back, f"its program is not back; {crashes.late}"
+    measure(
+        "from crash to recovery of spiffe-helper", crashes.back[SERVER].at - crashes.gone.at, "s"
+    )
+    _assert_new_process(crashes, SERVER)
+    crashes.testbed.helped[SERVER].assert_alive()
+
+
+@requirement("HELPER-6")
+@needs(Capability.KILL)
+def test_new_helper_goes_on(crashes: Recovery) -> None:
+    """It renews the files, and signals its program for each renewal."""
+    crashes.assert_signalled(SERVER)
+
+
+@requirement("HELPER-5", "HELPER-6")
+@needs(Capability.KILL)
+def test_all_requests_are_answered_again(crashes: Recovery) -> None:
+    """Once both programs are back, every request between them is answered."""
+    missing = {SERVER, CLIENT} - crashes.back.keys()
+    assert not missing, f"{', '.join(missing)}: not back; {crashes.late}"
+    back = max(crashes.back.values(), key=lambda moment: moment.at)
+
+    requests = crashes.requests(CLIENT, since=back)
+
+    failed = [r for r in requests if r.status != 200]
+    assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
+
+
+def _assert_new_process(crashes: Recovery, name: str) -> None:
+    before, after = crashes.before[name], crashes.state(name)
+    assert after.pid != before.pid, f"process {before.pid} is still there: it has not crashed"
+    begun, gone = after.begun, crashes.gone.wall.timestamp()
+    assert begun >= gone, f"process {after.pid} had begun {gone - begun:.2f} s before the crash"

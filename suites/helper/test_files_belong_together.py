@@ -1,0 +1,85 @@
+"""Certificate, key and bundle in the files fit each other, and only who may can read them."""
+
+import itertools
+
+import pytest
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+from svidproof import Testbed, requirement
+from svidproof.components.helper import BUNDLE, CERTIFICATE, CERTIFICATE_MODE, KEY, KEY_MODE
+from svidproof.watch import Renewals, Source
+from svidproof.watch.renewals import LOOK_INTERVAL
+
+pytestmark = requirement("HELPER-3")
+ENOUGH = 0.3  # of the looks: a busy machine delays some
+WORKLOADS = ["manifest-server", "manifest-client", "manifest-other"]
+each_workload = pytest.mark.parametrize("name", WORKLOADS)
+
+
+@each_workload
+def test_key_is_always_the_certificates(renewals: Renewals, name: str) -> None:
+    """Whenever the files can be read at rest, the key belongs to the certificate."""
+    defects = [d for d in renewals.timeline.defects(name) if d.seen.at <= renewals.end.at]
+    sightings = renewals.timeline.sightings(Source.FILES, name)
+
+    assert not defects, f"{len(defects)} times; the first: {defects[0].text}"
+    assert sightings, f"nobody has looked at {name}'s files"
+    looks = sum(s.times for s in sightings)
+    seconds = renewals.end.at - sightings[0].first.at
+    assert looks * LOOK_INTERVAL >= seconds * ENOUGH, f"{looks} looks in {seconds:.0f} s"
+
+
+@each_workload
+def test_chain_leads_to_the_bundle(manifest: Testbed, name: str) -> None:
+    """The certificate file holds the chain from the SVID up to an authority of the bundle file."""
+    files = manifest.helped[name].files()
+    chain = files.credential.chain
+
+    for below, above in itertools.pairwise(chain):
+        _assert_issued(below, [above])
+    _assert_issued(chain[-1], list(files.bundle))
+
+
+@each_workload
+def test_bundle_is_the_trust_bundle(renewals: Renewals, name: str) -> None:
+    """All through the renewals the bundle file holds the trust bundle, and nothing else."""
+    testbed = renewals.testbed
+    bundle = {certificate.serial_number for certificate in testbed.trust_bundle}
+
+    trusts = [
+        t for t in renewals.timeline.trusts(Source.FILES, name) if t.seen.at <= renewals.end.at
+    ]
+
+    assert trusts, f"nobody has looked at {name}'s bundle"
+    for trust in trusts:
+        assert trust.serials == bundle, (
+            f"{name}'s bundle held {len(trust.serials)} authorities, not the {len(bundle)} of "
+            "the trust bundle"
+        )
+
+
+@each_workload
+def test_files_are_readable_as_configured(renewals: Renewals, name: str) -> None:
+    """After renewals too the files have the modes that are configured, and no copy is left."""
+    found = {n: tuple(held) for n, held in renewals.testbed.helped[name].state().files.items()}
+
+    assert found == {
+        CERTIFICATE: (CERTIFICATE_MODE, "CERTIFICATE"),
+        KEY: (KEY_MODE, "PRIVATE KEY"),
+        BUNDLE: (CERTIFICATE_MODE, "CERTIFICATE"),
+    }, f"{name} has {found}"
+
+
+def _assert_issued(below: x509.Certificate, above: list[x509.Certificate]) -> None:
+    reasons = []
+    for issuer in above:
+        try:
+            below.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature) as error:
+            reasons.append(str(error) or type(error).__name__)
+        else:
+            return
+    raise AssertionError(
+        f"{below.subject.rfc4514_string()} is issued by none of {len(above)} above it: {reasons}"
+    )

@@ -1,0 +1,68 @@
+"""Two programs that know nothing of SPIFFE, and know each other by their SPIFFE IDs."""
+
+import uuid
+
+import pytest
+
+from svidproof import Alert, Saw, Testbed, budgets, eventually, requirement
+from svidproof.checks import Accepted
+from svidproof.components.helper import Helped
+from svidproof.tls import get
+from svidproof.workloads.manifest_server import MANIFEST
+
+pytestmark = requirement("HELPER-1")
+
+
+def test_client_fetches_the_manifest(manifest: Testbed, saw: Saw) -> None:
+    """The client gets the shipping manifest, and each side has seen the other's SPIFFE ID."""
+    server, client = manifest.helped["manifest-server"], manifest.helped["manifest-client"]
+    tag = uuid.uuid4().hex
+
+    fetched = client.fetch("manifest", tag=tag)
+
+    assert fetched.status == 200, str(fetched)
+    assert fetched.body["manifest"] == MANIFEST, f"the client got {fetched.body}"
+    assert fetched.server == server.spiffe_id, f"the client took {fetched.server} for the server"
+    assert fetched.body["client"] == client.spiffe_id, f"the server saw {fetched.body['client']}"
+    seen = [request for request in server.seen() if request[0] == tag]
+    assert seen == [(tag, client.spiffe_id, 200)], f"the server saw {seen}"
+    saw(str(fetched))
+
+
+@pytest.mark.parametrize("name", ["manifest-server", "manifest-client"])
+def test_program_presents_what_is_in_its_files(manifest: Testbed, name: str) -> None:
+    """What a program presents to the other is the certificate in its files."""
+    client, workload = manifest.helped["manifest-client"], manifest.helped[name]
+
+    def presented() -> None:
+        fetched, leaf = client.fetch("manifest"), workload.files().leaf
+        shown = fetched.client_certificate if workload is client else fetched.server_certificate
+        assert shown == leaf, (
+            f"{name} presented {shown.serial_number if shown else 'nothing'!s}, its files hold "
+            f"{leaf.serial_number}; {fetched}"
+        )
+
+    # A renewal may come in between.
+    eventually(presented, budgets.PRESENTED)
+
+
+def test_stranger_gets_no_byte_of_it(manifest: Testbed) -> None:
+    """A client without a certificate is refused in the handshake, and the server says why."""
+    server = manifest.helped["manifest-server"]
+    with manifest.quiet():
+        before = len(server.seen())
+
+        exchange = get(server.address, "/manifest")
+
+        after = eventually(lambda: _seen(server, before), budgets.REFUSAL_SEEN)
+    if exchange.status is not None:
+        raise Accepted(f"expected a refusal in the handshake, got {exchange}")
+    assert exchange.alert is Alert.CERTIFICATE_REQUIRED, f"got {exchange}"
+    assert [status for *_, status in after] == [None], f"the server saw {after}"
+    assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in after[0][1], f"the server says {after[0][1]}"
+
+
+def _seen(server: Helped, since: int) -> list[tuple[str | None, str, int | None]]:
+    seen = server.seen(since)
+    assert seen, f"{server.name} has seen nobody"
+    return seen

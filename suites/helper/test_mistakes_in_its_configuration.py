@@ -1,0 +1,59 @@
+"""What is wrong in a configuration is told before anything is fetched or run."""
+
+import pytest
+
+from svidproof import Saw, Testbed, requirement
+from svidproof.platforms.base import PlatformError
+
+pytestmark = [requirement("HELPER-9"), pytest.mark.usefixtures("after_everything")]
+ONCE = "daemon_mode = false\n"
+FILES = """
+svid_file_name = "a"
+svid_key_file_name = "b"
+svid_bundle_file_name = "c"
+"""
+JWT = '{ jwt_svid_file_name = "j" }'
+# Most would fetch once and end, if they were accepted.
+MISTAKES = {
+    "unknown-key": (f'{ONCE}{FILES}colour = "red"', "unknown top level key(s): colour"),
+    "file-left-out": (f'{ONCE}svid_file_name = "a"', "all or none of 'svid_file_name'"),
+    "nothing-to-write": (ONCE, "at least one of the sets"),
+    "negative-mode": (f"{ONCE}{FILES}cert_file_mode = -1", "cert file mode must be positive"),
+    "negative-key-mode": (f"{ONCE}{FILES}key_file_mode = -1", "key file mode must be positive"),
+    "pid-file-without-signal": (f'{FILES}pid_file_name = "p"', "must specify renew_signal"),
+    "pid-file-once": (f'{ONCE}{FILES}pid_file_name = "p"', "only supported in daemon_mode"),
+    "jwt-without-audience": (f"{ONCE}jwt_svids = [{JWT}]", "'jwt_audience' is required"),
+    "no-hcl": (f"{ONCE}{FILES}hint = [", "failed to parse configuration"),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [pytest.param(*mistake, id=name) for name, mistake in MISTAKES.items()]
+)
+def test_mistake_is_told(manifest: Testbed, text: str, reason: str, saw: Saw) -> None:
+    """spiffe-helper ends at once with status 1, and says what is wrong."""
+    status, said = _try(manifest, text)
+
+    assert status == 1, f"it ended with status {status} and said: {said}"
+    assert reason in said, f"it said: {said}"
+    assert "Received update" not in said, f"it had fetched something: {said}"
+    saw(said.splitlines()[-1][:200])
+
+
+@pytest.mark.parametrize("signal", ["SIGHUP", ""], ids=["signal", "no-signal"])
+def test_sound_configuration_is_accepted(manifest: Testbed, signal: str) -> None:
+    """The configuration of the scenario is accepted, and a program without a signal as well."""
+    other = manifest.helped["manifest-other"]
+    told = {**other.configuration(), "daemon_mode": False, "renew_signal": signal}
+
+    status, said = _try(manifest, other.text(told))
+
+    assert status == 0, f"it ended with status {status} and said: {said}"
+    assert "Successfully fetched x509 certificates" in said, f"it said: {said}"
+
+
+def _try(manifest: Testbed, text: str) -> tuple[int, str]:
+    try:
+        return manifest.helped["manifest-other"].try_configuration(text)
+    except PlatformError as error:
+        raise AssertionError(f"it was not refused: {error}") from None

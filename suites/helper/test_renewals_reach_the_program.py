@@ -1,0 +1,161 @@
+"""Each renewal replaces the files, signals the program once, and is what it presents from then on.
+
+All of this is asked of one window of five renewals of both sides.
+"""
+
+import itertools
+import statistics
+from collections.abc import Sequence
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+
+from svidproof import Capability, Measure, needs, requirement
+from svidproof.watch import Renewals, Sighting, Source
+from svidproof.watch.renewals import LAG, WANTED
+from svidproof.watch.timeline import key_hash, spiffe_ids
+
+pytestmark = requirement("HELPER-2")
+CLIENT = "manifest-client"
+RATE = 10.0  # requests a second that the watch has the client send
+ENOUGH = 0.3  # of them: a busy machine delays some
+each_side = pytest.mark.parametrize("name", ["manifest-server", CLIENT])
+
+
+@each_side
+def test_files_are_replaced(renewals: Renewals, name: str) -> None:
+    """Five or more renewals, each with a new serial, a new key and a later end, for the same ID."""
+    found = renewals.files(name)
+
+    leaves = [sighting.chain[0] for sighting in found]
+    assert len({leaf.serial_number for leaf in leaves}) == len(leaves), "a serial was used again"
+    assert len({key_hash(leaf) for leaf in leaves}) == len(leaves), "a key was used again"
+    for before, after in itertools.pairwise(found):
+        assert after.not_after > before.not_after, (
+            f"{name}: {after.serial:x} ends at {after.not_after:%X}, "
+            f"{before.serial:x} before it at {before.not_after:%X}"
+        )
+    ids = {uri for leaf in leaves for uri in spiffe_ids(leaf)}
+    assert ids == {renewals.testbed.scenario.spiffe_id(name)}, f"{name}'s files hold {sorted(ids)}"
+
+
+@needs(Capability.SPIRE_LOGS)
+@each_side
+def test_every_svid_comes_to_the_files(renewals: Renewals, name: str, measure: Measure) -> None:
+    """Each SVID that the server signs for a workload is in its files soon after."""
+    testbed, first = renewals.testbed, renewals.files(name)[0]
+    own, shown = testbed.scenario.spiffe_id(name), _first_seen(renewals, Source.FILES, name)
+
+    signed = {
+        int(line.fields["serial_num"]): line.wall
+        for line in renewals.timeline.logs(testbed.spire.component, testbed.messages.signed)
+        if line.fields.get("spiffe_id") == own
+        and first.first.wall < line.wall < renewals.cutoff.wall
+    }
+
+    assert len(signed) >= WANTED, f"{name}: the server signed {len(signed)} times"
+    lags = []
+    for serial, wall in signed.items():
+        assert serial in shown, f"{name}: {serial:x}, signed at {wall:%X}, never was in its files"
+        lags.append((shown[serial].first.wall - wall).total_seconds())
+    measure(f"from signature to file, {name}", statistics.median(lags), "s")
+    assert max(lags) <= LAG, (
+        f"{name}: an SVID came to its files {max(lags):.2f} s after it was made"
+    )
+
+
+@each_side
+def test_program_is_signalled_once_each_time(renewals: Renewals, name: str) -> None:
+    """A program loads each renewal once, when it is signalled, and nothing else."""
+    first, *later = [_sha256(sighting) for sighting in renewals.files(name)]
+
+    reloads = renewals.state(name).reloads
+
+    assert not [r for r in reloads if r.error], f"{name} could not load {_errors(renewals, name)}"
+    loaded = [r.certificate for r in reloads]
+    # The window begins with what was there, and may end just before another renewal.
+    begin = loaded.index(first) + 1 if first in loaded else 0
+    end = len(loaded) - loaded[::-1].index(later[-1]) if later[-1] in loaded else len(loaded)
+    assert loaded[begin:end] == later, (
+        f"{name} was signalled {end - begin} times for {len(later)} renewals: "
+        f"it loaded {_short(loaded[begin:end])}, its files held {_short(later)}"
+    )
+
+
+@each_side
+def test_signal_comes_with_the_files(renewals: Renewals, name: str) -> None:
+    """A program has loaded a renewal soon after it was in the files."""
+    loaded = {r.certificate: r.wall for r in renewals.state(name).reloads}
+
+    for sighting in renewals.files(name)[1:]:
+        assert _sha256(sighting) in loaded, f"{name} never loaded {sighting.serial:x}"
+        late = loaded[_sha256(sighting)] - sighting.first.wall.timestamp()
+        assert late <= LAG, f"{name} loaded {sighting.serial:x} {late:.2f} s after it was written"
+
+
+@each_side
+def test_program_presents_each_renewal(renewals: Renewals, name: str, measure: Measure) -> None:
+    """What a program presents is what is in its files, soon after each renewal, in their order."""
+    presented = _first_seen(renewals, Source.WIRE, name)
+    lags = []
+
+    for sighting in renewals.files(name)[1:]:
+        assert sighting.serial in presented, f"{name} never presented {sighting.serial:x}"
+        lags.append(presented[sighting.serial].first.at - sighting.first.at)
+
+    measure(f"from file to wire, {name}", statistics.median(lags), "s")
+    assert max(lags) <= LAG, f"{name} presented a renewal {max(lags):.2f} s after it was written"
+    written = [sighting.serial for sighting in renewals.files(name)]
+    order = [serial for serial in presented if serial in written]
+    assert order == [serial for serial in written if serial in presented], "in another order"
+
+
+@each_side
+def test_nothing_old_is_presented(renewals: Renewals, name: str) -> None:
+    """Soon after a renewal nobody is presented the certificate before it any more."""
+    presented = _first_seen(renewals, Source.WIRE, name)
+
+    for before, after in itertools.pairwise(renewals.files(name)):
+        if before.serial in presented:
+            late = presented[before.serial].last.at - after.first.at
+            assert late <= LAG, f"{name} presented {before.serial:x} {late:.2f} s after its renewal"
+
+
+@each_side
+def test_program_stays_the_same_process(renewals: Renewals, name: str) -> None:
+    """The program's process is the same before, during and after the renewals."""
+    assert name in renewals.before, f"{name}'s program did not answer before the renewals"
+
+    before, after = renewals.before[name], renewals.state(name)
+
+    same = (after.pid, after.begun) == (before.pid, before.begun)
+    assert same, f"{name}'s program was process {before.pid}, and is {after.pid} now"
+
+
+def test_no_request_fails(renewals: Renewals, measure: Measure) -> None:
+    """Every request of the client is answered while both sides are renewed."""
+    requests = [r for r in renewals.timeline.requests(CLIENT) if r.sent.at <= renewals.end.at]
+    assert requests, "the client sent no request"
+    failed = [r for r in requests if r.status != 200]
+
+    assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
+    rate = len(requests) / (renewals.end.at - requests[0].sent.at)
+    measure("requests while files are renewed", len(requests), "requests")
+    assert rate >= RATE * ENOUGH, f"only {rate:.1f} requests a second"
+
+
+def _first_seen(renewals: Renewals, source: Source, name: str) -> dict[int, Sighting]:
+    return {s.serial: s for s in renewals.timeline.sightings(source, name)}
+
+
+def _sha256(sighting: Sighting) -> str:
+    return sighting.chain[0].fingerprint(hashes.SHA256()).hex()
+
+
+def _short(fingerprints: Sequence[str | None]) -> str:
+    return ", ".join((each or "nothing")[:8] for each in fingerprints) or "nothing"
+
+
+def _errors(renewals: Renewals, name: str) -> str:
+    errors = [r.error for r in renewals.state(name).reloads if r.error]
+    return f"{len(errors)} times what it was signalled for: {errors[0]}"

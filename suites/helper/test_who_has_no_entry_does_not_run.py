@@ -1,0 +1,112 @@
+"""Without an entry nothing is written and nothing runs; with another's ID nothing is got."""
+
+import re
+import uuid
+
+import pytest
+
+from svidproof import (
+    Capability,
+    NotYet,
+    Saw,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    requirement,
+)
+from svidproof.tls import get_plain
+from svidproof.watch import Moment
+from svidproof.watch.timeline import spiffe_ids
+
+pytestmark = requirement("HELPER-7")
+LATE, OTHER, SERVER, CLIENT = (f"manifest-{role}" for role in ("late", "other", "server", "client"))
+REASON = r"PermissionDenied.*no identity issued"
+
+
+def test_helper_says_that_there_is_no_entry(manifest: Testbed, saw: Saw) -> None:
+    """Its spiffe-helper goes on and says that no identity is issued; no file, no program."""
+    late = manifest.helped[LATE]
+
+    def told() -> str:
+        lines = [r.message for r in manifest.logs(late.component, manifest.watch.timeline.start)]
+        reasons = [match[0] for line in lines if (match := re.search(REASON, line))]
+        assert reasons, f"{late.component} says nothing of it in {len(lines)} lines: {lines[-1:]}"
+        assert not [line for line in lines if "Received update" in line], "it received an update"
+        return reasons[-1]
+
+    reason = eventually(told, budgets.LOG_LINE, alive=late.assert_alive)
+    written = late.written()
+    assert not written, f"it has written {', '.join(written)}"
+    _assert_silent(manifest)
+    late.assert_alive()
+    saw(reason)
+
+
+def test_program_runs_once_there_is_an_entry(manifest: Testbed) -> None:
+    """The same spiffe-helper, not restarted, writes files and runs its program after that."""
+    late, start = manifest.helped[LATE], Moment.now()
+
+    with manifest.registered(LATE, late.selectors, agent=manifest.agent_of(LATE)):
+        state = eventually(late.state, budgets.HELPER_BACK, alive=late.assert_alive)
+
+        leaf = late.files().leaf
+
+    assert spiffe_ids(leaf) == [late.spiffe_id], f"its files hold {spiffe_ids(leaf)}"
+    assert state.begun > start.wall.timestamp(), "its program was there before"
+
+
+@pytest.fixture
+def _client_is_served(manifest: Testbed) -> None:
+    """Control: the genuine client is answered at that moment."""
+    fetched = manifest.helped[CLIENT].fetch("manifest")
+    assert fetched.status == 200, f"the genuine client got {fetched}"
+
+
+@pytest.mark.usefixtures("_client_is_served")
+def test_client_with_another_id_is_refused(manifest: Testbed, saw: Saw) -> None:
+    """A client whose entry has another ID is told that it may not read it, and gets nothing."""
+    other, server, tag = manifest.helped[OTHER], manifest.helped[SERVER], uuid.uuid4().hex
+
+    fetched = other.fetch("manifest", tag=tag)
+
+    assert fetched.status == 403, f"{other.spiffe_id} got {fetched}"
+    assert "manifest" not in fetched.body, f"{other.spiffe_id} got {fetched.body}"
+    reason = fetched.body["reason"]
+    assert reason == f"{other.spiffe_id} may not read the shipping manifest", reason
+    seen = [request for request in server.seen() if request[0] == tag]
+    assert seen == [(tag, other.spiffe_id, 403)], f"the server saw {seen}"
+    saw(reason)
+
+
+@needs(Capability.IMPOSTOR)
+def test_server_with_another_id_is_refused(manifest: Testbed, saw: Saw) -> None:
+    """The client sends no request to a server that has another workload's genuine SVID."""
+    client, other = manifest.helped[CLIENT], manifest.helped[OTHER]
+    impostor = manifest.prober.impostor
+    with impostor.serve(manifest.own_credential(SERVER)) as attempts:
+        client.fetch("impostor")
+    assert [bool(a.request) for a in attempts] == [True], "control: the genuine one gets no request"
+
+    with impostor.serve(manifest.own_credential(OTHER)) as attempts:
+        fetched = client.fetch("impostor")
+
+    [attempt] = attempts
+    assert not attempt.request, f"the impostor got {attempt.request[:60]!r}"
+    assert fetched.status is None, f"the client got {fetched}"
+    expected = f"the server is {other.spiffe_id}, not {manifest.helped[SERVER].spiffe_id}"
+    assert fetched.error == expected, f"the client says: {fetched.error}"
+    saw(expected)
+
+
+def _assert_silent(manifest: Testbed) -> None:
+    """Neither its control port nor its own is listened on."""
+    late = manifest.helped[LATE]
+    exchange = get_plain(late.address)
+    assert exchange.http_bytes == 0, f"its port answers: {exchange}"
+    assert "refused" in (exchange.error or ""), f"its port does not refuse: {exchange}"
+    try:
+        state = late.state()
+    except NotYet:
+        return
+    raise AssertionError(f"its program runs as process {state.pid}")
