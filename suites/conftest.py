@@ -14,6 +14,18 @@ def api(testbeds: Testbeds) -> Testbed:
 
 
 @pytest.fixture(scope="session")
+def front_proxy(testbeds: Testbeds) -> Testbed:
+    """A client outside the mesh, a proxy that lets it in, and a backend that knows who it is."""
+    return testbeds.get("front-proxy")
+
+
+@pytest.fixture(scope="session")
+def two_frontends(testbeds: Testbeds) -> Testbed:
+    """Two frontends of one backend, and policies that tell them apart."""
+    return testbeds.get("two-frontends")
+
+
+@pytest.fixture(scope="session")
 def rotations(api: Testbed, progress: Progress) -> Observation:
     """What was seen until every workload had rotated often enough; checks that ask go last."""
     return observe(api, progress)

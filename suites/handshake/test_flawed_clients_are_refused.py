@@ -1,77 +1,14 @@
-"""Clients that the API's sidecar must refuse, and proof that it did.
-
-Each row is a credential that is wrong in exactly one way, the alert that the client must get, and
-the counter that must say why. Envoy's two validators give different reasons for some rows; what
-must not differ is that the client is refused.
-"""
-
-from dataclasses import dataclass
+"""Clients that the API's sidecar must refuse, and proof that it did."""
 
 import pytest
 
-from svidproof import Alert, Capability, Flaw, Saw, Testbed, Version, needs, requirement
+from svidproof import Flaw, Saw, Testbed, Version, requirement
 from svidproof.checks import assert_accepted, assert_not_answered, assert_refused
-from svidproof.forge import UNCHAINED_FLAWS
+from svidproof.refusals import CHAINED, MISSING, NO_CERT, PARAMS, VERSIONS, Row
 
-ERROR, SAN, NO_CERT, CONNECTION = (
-    "fail_verify_error",
-    "fail_verify_san",
-    "fail_verify_no_cert",
-    "connection_error",
-)
-UNKNOWN, UNKNOWN_CA = Alert.CERTIFICATE_UNKNOWN, Alert.UNKNOWN_CA
-EXPIRED, DECRYPT = Alert.CERTIFICATE_EXPIRED, Alert.DECRYPT_ERROR
-MISSING = {Version.TLS1_2: Alert.HANDSHAKE_FAILURE, Version.TLS1_3: Alert.CERTIFICATE_REQUIRED}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A flaw, and how each validator says no: alert and counter."""
-
-    flaw: Flaw
-    spiffe: tuple[Alert, str]
-    trusted_ca: tuple[Alert, str]
-
-
-ROWS = [
-    Row(Flaw.SELF_SIGNED, (UNKNOWN, ERROR), (UNKNOWN_CA, ERROR)),
-    Row(Flaw.OTHER_CA, (UNKNOWN, ERROR), (UNKNOWN_CA, ERROR)),
-    Row(Flaw.OTHER_TRUST_DOMAIN, (UNKNOWN, ERROR), (UNKNOWN_CA, ERROR)),
-    Row(Flaw.FOREIGN_ID, (UNKNOWN, ERROR), (UNKNOWN, SAN)),
-    Row(Flaw.EXPIRED, (UNKNOWN, ERROR), (EXPIRED, ERROR)),
-    Row(Flaw.NOT_YET_VALID, (UNKNOWN, ERROR), (EXPIRED, ERROR)),
-    Row(Flaw.OTHER_ID, (UNKNOWN, SAN), (UNKNOWN, SAN)),
-    Row(Flaw.LONGER_ID, (UNKNOWN, SAN), (UNKNOWN, SAN)),
-    Row(Flaw.SHORTER_ID, (UNKNOWN, SAN), (UNKNOWN, SAN)),
-    Row(Flaw.OTHER_CASE, (UNKNOWN, SAN), (UNKNOWN, SAN)),
-    Row(Flaw.OTHER_SCHEME, (UNKNOWN, ERROR), (UNKNOWN, SAN)),
-    Row(Flaw.NO_PATH, (UNKNOWN, ERROR), (UNKNOWN, SAN)),
-    Row(Flaw.NO_SAN, (UNKNOWN, ERROR), (UNKNOWN, SAN)),
-    Row(Flaw.DNS_SAN_ONLY, (UNKNOWN, ERROR), (UNKNOWN, SAN)),
-    Row(Flaw.TWO_URI_SANS, (UNKNOWN, ERROR), (UNKNOWN, ERROR)),
-    Row(Flaw.TAMPERED_SIGNATURE, (UNKNOWN, ERROR), (DECRYPT, ERROR)),
-    Row(Flaw.TAMPERED_ID, (UNKNOWN, ERROR), (DECRYPT, ERROR)),
-    Row(Flaw.CA_AS_LEAF, (UNKNOWN, ERROR), (UNKNOWN, ERROR)),
-    Row(Flaw.KEY_CERT_SIGN, (UNKNOWN, ERROR), (UNKNOWN, ERROR)),
-    Row(Flaw.CRL_SIGN, (UNKNOWN, ERROR), (UNKNOWN, ERROR)),
-    Row(Flaw.WRONG_KEY, (DECRYPT, CONNECTION), (DECRYPT, CONNECTION)),
-    Row(Flaw.UNCHAINED, (UNKNOWN, ERROR), (UNKNOWN_CA, ERROR)),
-    Row(Flaw.EXPIRED_INTERMEDIATE, (UNKNOWN, ERROR), (EXPIRED, ERROR)),
-    Row(Flaw.LEAF_AS_CA, (UNKNOWN, ERROR), (UNKNOWN_CA, ERROR)),
-]
 SERVERS = [
     pytest.param("api", id="spiffe", marks=requirement("HANDSHAKE-4")),
     pytest.param("api-trusted-ca", id="trusted-ca", marks=requirement("HANDSHAKE-8")),
-]
-# What chains to the trust bundle can be forged only with its key.
-CHAINED = needs(Capability.OWN_TRUST_ROOT)
-PARAMS = [
-    pytest.param(row, id=row.flaw.value, marks=() if row.flaw in UNCHAINED_FLAWS else CHAINED)
-    for row in ROWS
-]
-VERSIONS = [
-    pytest.param(Version.TLS1_2, id="tls12"),
-    pytest.param(Version.TLS1_3, id="tls13"),
 ]
 
 

@@ -201,6 +201,27 @@ def test_any_topology_renders() -> None:
     assert contexts(idle) == {}
 
 
+def test_doors_differ_from_the_first_listener_in_what_they_are_for() -> None:
+    """One door resumes sessions, one accepts every ID; else they are as strict as the first."""
+    two = WorkloadSpec(
+        "a",
+        app="echo",
+        accepts=("b",),
+        doors=(Door("resuming", 8444, resumes=True), Door("anyone", 8445, anyone=True)),
+    )
+
+    found = contexts(configuration(two))
+
+    offs = "disable_stateless_session_resumption", "disable_stateful_session_resumption"
+    allowed = {name: [context.get(off) for off in offs] for name, context in found.items()}
+    assert allowed == {"inbound": [True] * 2, "resuming": [None] * 2, "anyone": [True] * 2}
+    assert accepted(found["inbound"]) == accepted(found["resuming"]) == [SPIFFE_ID.format("b")]
+    validation = found["anyone"]["common_tls_context"]["combined_validation_context"]
+    assert validation["default_validation_context"] == {}
+    assert "validation_context_sds_secret_config" in validation
+    assert {context["require_client_certificate"] for context in found.values()} == {True}
+
+
 @pytest.mark.parametrize("missing", ["spiffe_id", "calls", "ports", "doors"])
 def test_undefined_name_is_an_error(missing: str) -> None:
     """A template that lacks a value raises instead of rendering an empty one."""

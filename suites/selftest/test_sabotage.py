@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from svidproof import policy
 from svidproof.catalogue import parse
 from svidproof.components.envoy import Envoy
 from svidproof.credentials import Authority
@@ -18,6 +19,7 @@ from svidproof.platforms.base import Attestation
 from svidproof.registration import Registration
 from svidproof.sabotage import Sabotage, all_sabotages, load_sabotage
 from svidproof.sabotage.forging import forge_svid
+from svidproof.sabotage.policies import MISREADINGS, roll_out
 from svidproof.sabotage.sidecars import MECHANISMS
 from svidproof.scenario import load_scenario
 from svidproof.settings import BRISK
@@ -30,13 +32,16 @@ if TYPE_CHECKING:
 
 # What a sabotage may break, beside a sidecar's configuration.
 ELSEWHERE = {
+    "arguments",
     "attests_by_certificate",
     "entry",
     "extra_entry",
     "second_entry",
     "forgetful_server",
     "freeze_agent",
+    "misread_policy",
     "policy",
+    "roll_out",
     "stray_process",
     "sync_interval",
     "agent_log_level",
@@ -141,9 +146,15 @@ class Bench:
         return [entry for name in LATER for entry in broken.registered(self.entry(name))]
 
     def policies(self, broken: Sabotage) -> set[str]:
-        """The sidecars whose policy a sabotage changes."""
-        rules = {"rules": {"as": "told"}}
-        return {name for name in self.scenario.workloads if broken.policy(name, rules) != rules}
+        """The sidecars some of whose policies a sabotage changes."""
+        principal = policy.exactly("spiffe://example.org/somebody")
+        kinds = [policy.allow(principal), policy.deny(principal), policy.shadow(principal)]
+        return {
+            name
+            for name in self.scenario.workloads
+            for rules in (*kinds, policy.NONE)
+            if broken.policy(name, rules) != rules
+        }
 
     def changed(self, broken: Sabotage) -> set[str]:
         """The sidecars whose configuration a sabotage changes."""
@@ -228,7 +239,8 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
     settings = broken.settings(BRISK)
     intervals = settings.timing != BRISK
     logs = (settings.server_log_level, settings.agent_log_level) != ("DEBUG", "DEBUG")
-    running = bool({"freeze_agent", "stray_process"} & set(broken.breaks))
+    running = bool({"freeze_agent", "roll_out", "stray_process"} & set(broken.breaks))
+    told = broken.scenario_deployed(bench.scenario) != bench.scenario
     wrong = [
         bool(sidecars),
         bool(policies),
@@ -238,6 +250,7 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
         logs,
         settings.forgetful,
         running,
+        told,
     ]
     assert wrong.count(True) == 1
     if sidecars:
@@ -266,6 +279,28 @@ def test_second_entry_stands_beside_the_workloads_own(bench: Bench) -> None:
     assert first == own
     assert second["spiffe_id"] == own["spiffe_id"]
     assert second != own
+
+
+def test_second_entry_may_ask_for_less() -> None:
+    """A second entry that asks for fewer selectors still is for the same process."""
+    given = {
+        "spiffe_id": "spiffe://example.org/ns/generator/sa/generator",
+        "selectors": [{"type": "unix", "value": "path:/a"}, {"type": "unix", "value": "uid:1"}],
+    }
+
+    first, second = load_sabotage("twin-of-the-deleted").registered(given)
+
+    assert first == given
+    assert second == {**given, "selectors": given["selectors"][:1]}
+
+
+def test_plaintext_is_spoken_by_both() -> None:
+    """A pair of sidecars without TLS between them has none at either end."""
+    bench = Bench("front-proxy")
+
+    changed = bench.changed(load_sabotage("backend-in-plaintext"))
+
+    assert changed == {"backend", "proxy"}
 
 
 def test_attestation_is_changed_but_not_what_is_expected(bench: Bench) -> None:
@@ -335,6 +370,51 @@ def test_secrets_are_put_where_the_sidecar_reads_them(bench: Bench) -> None:
         "api/secret-api.json",
         "valid-api-client/secret-valid-api-client.json",
     }
+
+
+ID = "spiffe://example.org/somebody"
+SOMEBODY = policy.exactly(ID)
+ALLOW, SHADOW = policy.allow(SOMEBODY), policy.shadow(SOMEBODY)
+MISREAD = [
+    pytest.param("enforced", SHADOW, {**SHADOW, **ALLOW}, id="shadow-enforced"),
+    pytest.param("enforced", ALLOW, ALLOW, id="no-shadow"),
+    pytest.param("prefixes", ALLOW, policy.allow(policy.below(ID)), id="prefix"),
+    pytest.param("prefixes", policy.NONE, policy.NONE, id="no-principal"),
+    pytest.param("validated", SHADOW, policy.shadow(policy.validated(ID)), id="validated"),
+    pytest.param("turned-round", ALLOW, policy.deny(SOMEBODY), id="turned-round"),
+    pytest.param("turned-round", policy.NONE, policy.NONE, id="nothing-to-turn"),
+    pytest.param("counted-elsewhere", policy.NONE, policy.NONE, id="nothing-to-count"),
+    pytest.param("never-removed", policy.NONE, policy.NONE, id="nothing-to-keep"),
+]
+
+
+@pytest.mark.parametrize(("how", "rules", "expected"), MISREAD)
+def test_policy_is_misread_as_it_says(
+    how: str, rules: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """What is made of a policy is wrong in one way, and what it was made of stays."""
+    before = copy.deepcopy(rules)
+
+    assert MISREADINGS[how](rules, {}) == expected
+
+    assert rules == before
+
+
+def test_policy_that_is_never_removed_is_the_last_one() -> None:
+    """A sabotage remembers the last policy with rules, and puts it in the place of none."""
+    broken, other = load_sabotage("policies-stay"), policy.deny(SOMEBODY)
+
+    made = [broken.policy("backend", rules) for rules in (ALLOW, policy.NONE, other, policy.NONE)]
+
+    assert made == [ALLOW, ALLOW, other, other]
+    assert load_sabotage("policies-stay").policy("backend", policy.NONE) == policy.NONE
+
+
+def test_policy_astray_is_written_at_another_workload(bench: Bench) -> None:
+    """What belongs to one workload is also put where another one is."""
+    roll_out(bench.testbed, {"workload": "api", "writes": "valid-api-client"})
+
+    assert set(bench.paper.files) == {"valid-api-client/policy.json"}
 
 
 def test_frozen_agent_goes_on_again(bench: Bench) -> None:

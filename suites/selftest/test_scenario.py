@@ -63,6 +63,16 @@ def test_calls_lead_somewhere(name: str) -> None:
     assert targets <= {*serving, PROBER}
 
 
+def test_behind_a_proxy_is_whom_it_forwards_to() -> None:
+    """Requests end at an app: a workload's own, or that of whom it forwards to."""
+    loaded = load_scenario("front-proxy")
+
+    behind = {name: loaded.behind(name) for name in loaded.workloads}
+
+    backend = loaded.workloads["backend"]
+    assert behind == {"proxy": backend, "backend": backend, "generator": None}
+
+
 @pytest.mark.parametrize("name", scenario_names())
 def test_whoever_is_accepted_exists(name: str) -> None:
     """Each ID that is accepted somewhere is a workload's."""

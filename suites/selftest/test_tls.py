@@ -378,3 +378,77 @@ def test_exchange_is_a_value_without_certificates_in_its_text(
 
     assert exchange == replace(exchange)
     assert "Certificate" not in repr(exchange)
+
+
+KEPT_ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+@contextlib.contextmanager
+def patient(host: str, credential: Credential, answers: int) -> Iterator[Address]:
+    """A TLS server that answers so many requests on one connection, then ends it."""
+    context = tls._context(SSL.TLS_SERVER_METHOD, credential, MODERN)
+    with socket.create_server((host, 0)) as listener:
+        listener.settimeout(5)
+
+        def answer() -> None:
+            sock, _ = listener.accept()
+            with sock:
+                sock.settimeout(5)
+                pump = tls._Pump(context, sock)
+                pump.tls.set_accept_state()
+                pump.handshake()
+                for _ in range(answers):
+                    assert b"onnection: close" not in pump.read()
+                    pump.write(KEPT_ANSWER)
+                pump.tls.shutdown()
+                pump.flush()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield listener.getsockname()
+        thread.join()
+
+
+def test_kept_connection_serves_until_it_is_ended(
+    host: str, forge: Forge, server_credential: Credential
+) -> None:
+    """Several requests go over one connection; its end is noticed, and no request follows it."""
+    with (
+        patient(host, server_credential, 2) as address,
+        contextlib.closing(tls.Kept(address, credential(forge, Flaw.NONE))) as kept,
+    ):
+        answers = [kept.get("/a"), kept.get("/b")]
+        ended = kept.await_end(5)
+        late = kept.get("/c")
+
+    assert [(a.status, a.body) for a in answers] == [(200, b"ok")] * 2
+    assert ended
+    assert late.status is None
+    assert late.error
+
+
+def test_kept_connection_that_goes_on_has_not_ended(
+    host: str, forge: Forge, server_credential: Credential
+) -> None:
+    """A connection on which nothing happens is not taken for one that has ended."""
+    with (
+        patient(host, server_credential, 1) as address,
+        contextlib.closing(tls.Kept(address, credential(forge, Flaw.NONE))) as kept,
+    ):
+        ended = kept.await_end(0.05)
+        answer = kept.get()
+
+    assert not ended
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize("alert", [pytest.param(b"\x28", id="handshake-failure")])
+def test_kept_connection_that_is_refused_is_not_opened(
+    host: str, forge: Forge, alert: bytes
+) -> None:
+    """A server's alert in the handshake is an error of the connection, and leaves none open."""
+    with (
+        server(host, b"\x15\x03\x03\x00\x02\x02" + alert) as address,
+        pytest.raises(ConnectionRefusedError, match="handshake failure"),
+    ):
+        tls.Kept(address, credential(forge, Flaw.NONE))

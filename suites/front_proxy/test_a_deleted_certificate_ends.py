@@ -1,0 +1,176 @@
+"""What was deleted keeps its certificate to its end, and not a second longer, and gets no other.
+
+All of this is asked of one window, which lasts as long as that certificate: in it, too, the
+proxy's own certificate is renewed, and connections are kept beyond the client's.
+"""
+
+import pytest
+
+from svidproof import Capability, Measure, Saw, Testbed, budgets, needs, requirement
+from svidproof.components.envoy import CONNECTION_END_S, CONNECTION_S
+from svidproof.refusals import UNKNOWN
+from svidproof.watch import Ending, Sighting, Source
+from svidproof.watch.ending import BUSY, BYSTANDER, HOLDER, IDLE, SOME
+from svidproof.watch.observation import LAG
+from svidproof.watch.timeline import Request, key_hash
+
+pytestmark = [needs(Capability.OUTSIDE), pytest.mark.usefixtures("after_everything")]
+ENOUGH = 10  # requests before the certificate's end
+RATE = 1.0  # requests a second, of four that the watch tries to send
+SLACK = 1.0  # seconds for the proxy's timers, and for us to notice
+PROXY = "proxy"
+DENIED = "PermissionDenied"
+
+
+@requirement("PROXY-3")
+def test_certificate_is_good_to_its_end(ending: Ending, saw: Saw, measure: Measure) -> None:
+    """Every request is answered with the certificate of the deleted entry, until it expires."""
+    requests = ending.before()
+
+    assert len(requests) >= ENOUGH, f"only {len(requests)} requests before {ending.not_after}"
+    _assert_answered(requests)
+    lived = (ending.not_after - ending.deleted.wall).total_seconds()
+    measure("certificate's life after its entry's", lived, "s")
+    saw(f"{len(requests)} requests answered in {lived:.1f} s after the deletion")
+
+
+@requirement("PROXY-3")
+def test_certificate_is_good_no_longer(ending: Ending, saw: Saw) -> None:
+    """Once the certificate has expired every request is refused in the handshake, with an alert."""
+    requests = ending.after()
+
+    assert len(requests) >= SOME, f"only {len(requests)} requests after it; {ending.shortfall}"
+    served = [r for r in requests if r.status is not None]
+    assert not served, f"{len(served)} of {len(requests)} got HTTP {served[0].status} after its end"
+    others = [r.note for r in requests if f"“{UNKNOWN.value}”" not in r.note]
+    assert not others, f"{len(others)} of {len(requests)} were refused otherwise: {others[0]}"
+    saw(f"{len(requests)} requests refused: {requests[0].note}")
+
+
+@requirement("PROXY-3")
+def test_no_other_is_given(ending: Ending, saw: Saw, measure: Measure) -> None:
+    """Once the agent has noticed, the workload is refused to the end, and its files stay."""
+    noticed = ending.noticed
+    took = noticed.at - ending.deleted.at
+    later = [asked for asked in ending.asked if asked.at.at >= noticed.at]
+
+    assert took <= budgets.REGISTRATION.seconds, f"the agent noticed after {took:.1f} s"
+    given = [asked for asked in later if asked.given]
+    assert not given, f"it was given an SVID again {len(given)} times"
+    others = [asked.said for asked in later if DENIED not in asked.said]
+    assert not others, f"expected {DENIED}, it was told: {others[0]}"
+    assert len(later) >= SOME, f"it has asked only {len(later)} times; {ending.shortfall}"
+    first, last = (files.leaf for files in ending.files)
+    assert (last.serial_number, key_hash(last)) == (first.serial_number, key_hash(first)), (
+        f"its files hold {last.serial_number:x} now"
+    )
+    measure("deletion noticed by the agent", took, "s")
+    saw(f"refused {len(later)} times, the first after {took:.1f} s")
+
+
+@requirement("PROXY-3")
+@needs(Capability.SPIRE_LOGS)
+def test_no_other_is_signed(ending: Ending) -> None:
+    """The server signs nothing for the deleted entry any more once the agent has noticed."""
+    signed = ending.signatures()
+
+    assert signed, "the server tells of no signature for it at all"
+    late = [r for r in signed if r.wall > ending.noticed.wall]
+    assert not late, f"{len(late)} were signed, the first at {late[0].wall}"
+
+
+@requirement("PROXY-3")
+def test_others_do_not_notice(ending: Ending, saw: Saw) -> None:
+    """A client with an identity of its own is answered all the time."""
+    requests = ending.requests(BYSTANDER)
+
+    rate = len(requests) / (ending.end.at - ending.deleted.at)
+    assert rate >= RATE, f"only {rate:.1f} requests a second"
+    _assert_answered(requests)
+    saw(f"{len(requests)} requests answered")
+
+
+@requirement("PROXY-3")
+def test_the_backend_saw_who_was_served(front_proxy: Testbed, ending: Ending) -> None:
+    """The backend saw each request that was answered, of that client, and no other of it."""
+    own = ending.spiffe_id
+    answered = {r.tag for r in ending.requests(HOLDER) if r.status == 200}
+
+    seen = {r.tag: r.client_id for r in front_proxy.app_behind(PROXY).seen()}
+
+    assert answered, "nothing was answered"
+    assert answered <= seen.keys(), f"it did not see {len(answered - seen.keys())} of them"
+    assert {seen[tag] for tag in answered} == {own}, f"it saw { ({seen[tag] for tag in answered}) }"
+    refused = {r.tag for r in ending.requests(HOLDER)} - answered
+    assert not refused & seen.keys(), f"it saw {len(refused & seen.keys())} that were refused"
+
+
+@requirement("PROXY-9")
+@pytest.mark.parametrize(("name", "least"), [(BUSY, ENOUGH), (IDLE, 1)])
+def test_kept_connection_ends(
+    ending: Ending, name: str, least: int, saw: Saw, measure: Measure
+) -> None:
+    """A connection that a client keeps, busy or idle, is ended by the proxy soon after its time."""
+    held, limit = ending.held[name], CONNECTION_S + CONNECTION_END_S + SLACK
+
+    assert len(held.answers) >= least, f"it was answered only {len(held.answers)} times"
+    failed = [exchange for _, exchange in held.answers if exchange.status != 200]
+    assert not failed, f"{len(failed)} of {len(held.answers)} failed: {failed[0]}"
+    before = (ending.not_after - held.opened.wall).total_seconds()
+    assert 0 < before < CONNECTION_S, f"it was opened {before:.1f} s before the certificate's end"
+    assert held.ended, f"it was not ended, {limit:.0f} s after it was opened, nor soon after"
+    lasted = held.ended.at - held.opened.at
+    assert lasted <= limit, f"it lasted {lasted:.1f} s, not {limit:.0f}"
+    outlived = lasted - before
+    measure(f"{name} connection beyond its certificate", outlived, "s")
+    late = sum(sent.wall > ending.not_after for sent, _ in held.answers)
+    saw(f"lasted {lasted:.1f} s, {outlived:.1f} s and {late} answers beyond its certificate")
+
+
+@requirement("PROXY-11")
+def test_renewed_certificate_is_served(ending: Ending, saw: Saw, measure: Measure) -> None:
+    """Each SVID that the proxy is given is shown in `/certs` and served, within a stated lag."""
+    timeline = ending.testbed.watch.timeline
+    delivered = [r.after for r in timeline.rotations(PROXY) if r.after.first.at < _settled(ending)]
+    served, shown = _seen(ending, Source.WIRE), _seen(ending, Source.CERTS)
+
+    assert delivered, f"the proxy was given no new SVID; {ending.shortfall}"
+    for svid in delivered:
+        for where, seen in (("served", served), ("shown", shown)):
+            assert svid.serial in seen, f"{svid.serial:x} was never {where}"
+            lag = seen[svid.serial].first.at - svid.first.at
+            assert lag <= LAG, f"{svid.serial:x} was {where} {lag:.1f} s after it came"
+    worst = max(served[svid.serial].first.at - svid.first.at for svid in delivered)
+    measure("a new certificate at the edge", worst, "s")
+    saw(f"{len(delivered)} served, the last to come after {worst:.1f} s")
+
+
+@requirement("PROXY-11")
+def test_served_certificate_is_valid(ending: Ending, saw: Saw) -> None:
+    """Each certificate that the proxy serves is valid then, and one of those that it shows."""
+    shown = _seen(ending, Source.CERTS)
+    served = [s for s in _seen(ending, Source.WIRE).values() if s.first.at < _settled(ending)]
+
+    assert served, "nobody has looked at what the proxy serves"
+    for sighting in served:
+        late = (sighting.last.wall - sighting.not_after).total_seconds()
+        assert late <= 0, f"{sighting.serial:x} was served {late:.1f} s after its end"
+        early = (sighting.not_before - sighting.first.wall).total_seconds()
+        assert early <= 0, f"{sighting.serial:x} was served {early:.1f} s before its time"
+        assert sighting.serial in shown, f"{sighting.serial:x} is not in /certs"
+    saw(f"{len(served)} certificates in {sum(s.times for s in served)} looks")
+
+
+def _settled(ending: Ending) -> float:
+    """What came before this has been looked at from every side."""
+    return ending.end.at - LAG
+
+
+def _seen(ending: Ending, source: Source) -> dict[int, Sighting]:
+    # By serial: an old certificate may stay in `/certs` for a while.
+    return {s.serial: s for s in ending.testbed.watch.timeline.sightings(source, PROXY)}
+
+
+def _assert_answered(requests: list[Request]) -> None:
+    failed = [r for r in requests if r.status != 200]
+    assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"

@@ -1,0 +1,67 @@
+"""A door of the proxy that asks for a certificate, and lets clients in that have none."""
+
+import pytest
+
+from svidproof import Capability, Flaw, Saw, Testbed, Version, needs, requirement
+from svidproof.checks import assert_echoed, assert_forbidden, assert_handshake, assert_refused
+from svidproof.refusals import ERROR, UNKNOWN, VERSIONS
+
+pytestmark = [
+    requirement("PROXY-10"),
+    needs(Capability.OUTSIDE),
+    pytest.mark.usefixtures("genuine_client_is_accepted"),
+]
+DOOR = "tls-only"
+UNTRUSTED = [Flaw.SELF_SIGNED, Flaw.OTHER_CA, Flaw.OTHER_TRUST_DOMAIN]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_client_without_certificate_is_let_in(front_proxy: Testbed, version: Version) -> None:
+    """Where no certificate is required, a client without one gets an answer: the backend's 403."""
+    exchange = front_proxy.outside.get(
+        "proxy", port=_port(front_proxy), credential=None, versions=(version, version)
+    )
+
+    assert_handshake(exchange)
+    assert_forbidden(exchange)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_client_with_certificate_is_let_in(
+    front_proxy: Testbed, version: Version, saw: Saw
+) -> None:
+    """A client that presents a good certificate there is answered as at the other door."""
+    credential = front_proxy.genuine_client()
+
+    exchange = front_proxy.outside.get(
+        "proxy", port=_port(front_proxy), credential=credential, versions=(version, version)
+    )
+
+    assert_handshake(exchange)
+    assert_echoed(exchange)
+    saw(str(exchange))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("flaw", UNTRUSTED, ids=lambda flaw: flaw.value)
+def test_bad_certificate_is_worse_than_none(
+    front_proxy: Testbed, flaw: Flaw, version: Version, saw: Saw
+) -> None:
+    """A client that presents a certificate which nobody trusts is refused there as well."""
+    proxy = front_proxy.workload("proxy")
+    before = proxy.tally()
+
+    exchange = front_proxy.outside.get(
+        "proxy",
+        port=_port(front_proxy),
+        credential=front_proxy.forged_client(flaw),
+        versions=(version, version),
+    )
+
+    assert_refused(exchange, {UNKNOWN}, at=proxy, since=before, counter=ERROR, listener=DOOR)
+    saw(f"{exchange}; {ERROR} +1; the backend saw nothing")
+
+
+def _port(front_proxy: Testbed) -> int:
+    doors = front_proxy.workload("proxy").spec.doors
+    return next(door.port for door in doors if door.name == DOOR)

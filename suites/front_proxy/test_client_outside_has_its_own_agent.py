@@ -1,0 +1,121 @@
+"""The client outside is no copy of a workload: its own agent attested by a means of its own."""
+
+import re
+
+import grpc
+import pytest
+
+from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof.checks import assert_echoed
+from svidproof.watch import Moment
+from svidproof.workload_api import fetch_x509
+
+pytestmark = [requirement("PROXY-8"), needs(Capability.OUTSIDE)]
+CLIENT = "outside/client"
+DENIED = r"No identity issued|Workload attestation failed"
+USED = r"join token .*(not exist|already been used)"
+
+
+def test_agent_outside_attested_by_its_token(front_proxy: Testbed, saw: Saw) -> None:
+    """The server knows the agent outside by its token's ID, and the mesh's by another attestor."""
+    agents = {_path(agent): agent for agent in front_proxy.spire.agents()}
+    own = front_proxy.outside.agent_id
+    mesh = [agents.get(_after_domain(i)) for i in front_proxy.agent_ids.values()]
+
+    assert _after_domain(own) in agents, f"{own} is not among {sorted(agents)}"
+    kind = agents[_after_domain(own)]["attestation_type"]
+    assert kind == "join_token", f"{own} attested by {kind}"
+    others = {agent["attestation_type"] for agent in mesh if agent}
+    assert others, f"no agent of the mesh is among {sorted(agents)}"
+    assert kind not in others, f"the mesh's agents attested by {sorted(others)} too"
+    saw(f"{own}; the mesh's by {', '.join(sorted(others))}")
+
+
+def test_client_is_given_exactly_its_ids(front_proxy: Testbed, saw: Saw) -> None:
+    """The agent outside gives the client the SVIDs that are registered for it, each sound."""
+    expected = sorted(map(front_proxy.scenario.spiffe_id, front_proxy.scenario.outside))
+
+    answer = fetch_x509(front_proxy.outside.workload_api())
+
+    assert sorted(svid.spiffe_id for svid in answer.svids) == expected, str(answer)
+    flaws = [flaw for svid in answer.svids for flaw in svid.flaws()]
+    assert not flaws, flaws[0]
+    for svid in answer.svids:
+        bundle = set(svid.bundle)
+        assert bundle == front_proxy.trust_bundle, f"{len(bundle)} authorities in the bundle"
+    saw(str(answer))
+
+
+@pytest.mark.usefixtures("quiet")
+def test_client_is_served_with_its_own_svid(front_proxy: Testbed, saw: Saw) -> None:
+    """With an SVID of its own agent the client is answered, and the backend hears who it is."""
+    spiffe_id = front_proxy.scenario.spiffe_id(CLIENT)
+
+    exchange = front_proxy.outside.get("proxy", credential=front_proxy.own_credential(CLIENT))
+
+    clients = assert_echoed(exchange).clients
+    assert [c.uris for c in clients[:1]] == [(spiffe_id,)], f"the backend is told of {clients}"
+    saw(f"{exchange.status} for {spiffe_id}")
+
+
+@needs(Capability.UNREGISTERED_PROCESS)
+def test_mesh_agent_denies_the_unregistered(front_proxy: Testbed, saw: Saw) -> None:
+    """A process that no agent of the mesh knows gets no ID there, and none of the client's."""
+    agent = front_proxy.prober.agent
+
+    with front_proxy.provoking(agent.component, DENIED):
+        answer = fetch_x509(front_proxy.prober.workload_api())
+
+    assert answer.code is grpc.StatusCode.PERMISSION_DENIED, f"{agent.component} said {answer}"
+    assert not answer.svids, str(answer)
+    saw(f"{agent.component}: {answer}")
+
+
+@needs(Capability.SPIRE_LOGS)
+def test_agents_hold_nothing_of_each_other(front_proxy: Testbed, saw: Saw) -> None:
+    """The agent outside holds the client's SVIDs and no others, the mesh's none of them."""
+    front_proxy.watch.catch_up()
+    outside = set(map(front_proxy.scenario.spiffe_id, front_proxy.scenario.outside))
+    mesh = set(map(front_proxy.scenario.spiffe_id, front_proxy.scenario.workloads))
+
+    held = _held(front_proxy, front_proxy.outside.agent.component)
+    theirs = set[str]().union(*(_held(front_proxy, agent) for agent in front_proxy.agents))
+
+    assert held == outside, f"the agent outside holds {sorted(held)}"
+    assert theirs >= mesh, f"the mesh's agents hold only {sorted(theirs)}"
+    assert not theirs & outside, f"the mesh's agents hold {sorted(theirs & outside)}"
+    saw(f"outside: {len(held)} IDs; mesh: {len(theirs)}; none in both")
+
+
+@needs(Capability.SPIRE_LOGS)
+def test_token_is_good_for_one_agent(front_proxy: Testbed, saw: Saw) -> None:
+    """A second agent with the token of the first is refused by the server, and stays unknown."""
+    server, start = front_proxy.spire.component, Moment.now()
+    before = sorted(_path(agent) for agent in front_proxy.spire.agents())
+
+    with front_proxy.provoking(server, USED), front_proxy.outside.attesting_again():
+        said = eventually(lambda: _refusal(front_proxy, start), budgets.TOKEN_REFUSED)
+
+    after = sorted(_path(agent) for agent in front_proxy.spire.agents())
+    assert after == before, f"the server knows {after} now"
+    saw(f"{server}: {said}")
+
+
+def _refusal(front_proxy: Testbed, since: Moment) -> str:
+    errors = [r for r in front_proxy.logs(front_proxy.spire.component, since) if r.level == "error"]
+    said = [r.message for r in errors if re.search(USED, r.message)]
+    assert said, f"the server says only {[r.message for r in errors]}"
+    return said[0]
+
+
+def _held(front_proxy: Testbed, agent: str) -> set[str]:
+    lines = front_proxy.watch.timeline.logs(agent, front_proxy.messages.updated)
+    return {r.fields["spiffe_id"] for r in lines}
+
+
+def _path(agent: dict[str, dict[str, str]]) -> str:
+    return agent["id"]["path"]
+
+
+def _after_domain(spiffe_id: str) -> str:
+    return f"/{spiffe_id.removeprefix('spiffe://').partition('/')[2]}"

@@ -1,0 +1,87 @@
+"""A client outside the mesh with the files that a workload wrote: how it is let in, and by whom."""
+
+import uuid
+
+import pytest
+from cryptography import x509
+
+from svidproof import Capability, Measure, Saw, Testbed, Version, needs, requirement
+from svidproof.checks import assert_counted, assert_echoed
+from svidproof.credentials import leads_to
+from svidproof.refusals import VERSIONS
+from svidproof.watch.timeline import spiffe_ids
+
+pytestmark = [requirement("PROXY-1"), needs(Capability.OUTSIDE)]
+DNS_NAME = "proxy.example.org"
+
+
+def test_files_are_a_whole_identity(front_proxy: Testbed, saw: Saw) -> None:
+    """The workload's files are its SVID with its key, and the trust bundle."""
+    generator = front_proxy.generators["generator"]
+
+    credential = generator.credential()
+
+    own = front_proxy.scenario.spiffe_id("generator")
+    assert spiffe_ids(credential.leaf) == [own], f"an SVID of {spiffe_ids(credential.leaf)}"
+    bundle = generator.bundle()
+    assert set(bundle) == front_proxy.trust_bundle, f"{len(bundle)} authorities in the bundle"
+    assert not generator.flaws(), generator.flaws()[0]
+    saw(f"{len(credential.chain)} certificates of {own}, key, {len(bundle)} authority")
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_client_with_files_is_answered(
+    front_proxy: Testbed, version: Version, saw: Saw, measure: Measure
+) -> None:
+    """A client with those files is answered 200 with its own request, which came by HTTPS."""
+    proxy, tag = front_proxy.workload("proxy"), uuid.uuid4().hex
+    credential = front_proxy.generators["generator"].credential()
+    before = proxy.tally()
+
+    exchange = front_proxy.outside.get(
+        "proxy",
+        "/hello?to=all",
+        credential=credential,
+        versions=(version, version),
+        headers=(("x-svidproof-tag", tag),),
+    )
+
+    echo = assert_echoed(exchange)
+    assert (echo.method, echo.path) == ("GET", "/hello?to=all"), f"the backend got {echo}"
+    assert echo.values("x-forwarded-proto") == ["https"], echo.values("x-forwarded-proto")
+    [request_id] = echo.values("x-request-id") or [""]
+    assert _is_uuid(request_id), f"X-Request-Id is {request_id!r}"
+    seen = [(request.tag, request.path) for request in proxy.behind.seen(before.requests)]
+    assert seen == [(tag, "/hello?to=all")], f"the backend saw {seen}"
+    handshakes = {"listener.inbound.ssl.handshake": 1, "cluster.backend.ssl.handshake": 1}
+    assert_counted(proxy, before, handshakes)
+    measure(f"handshake at the edge, {version.name}", exchange.handshake_s or 0.0, "s")
+    saw(f"{exchange.version}: {echo.method} {echo.path}, X-Request-Id {request_id}")
+
+
+def test_proxy_serves_its_own_svid(front_proxy: Testbed, saw: Saw) -> None:
+    """The proxy presents its own SVID: its ID, the name that clients know, and a whole chain."""
+    proxy, generator = front_proxy.workload("proxy"), front_proxy.generators["generator"]
+
+    exchange = front_proxy.outside.get("proxy", credential=generator.credential())
+
+    assert exchange.peer_chain, f"no certificate was served: {exchange}"
+    leaf = exchange.peer_chain[0]
+    assert spiffe_ids(leaf) == [proxy.spiffe_id], f"the proxy presents {spiffe_ids(leaf)}"
+    names = _dns_names(leaf)
+    assert names == [DNS_NAME], f"its DNS names are {names}"
+    assert leads_to(exchange.peer_chain, generator.bundle()), "the chain leads elsewhere"
+    saw(f"{proxy.spiffe_id}, {names[0]}, {len(exchange.peer_chain)} certificates")
+
+
+def _dns_names(certificate: x509.Certificate) -> list[str]:
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return names.get_values_for_type(x509.DNSName)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False

@@ -1,0 +1,64 @@
+"""Clients that the proxy must refuse: the backend hears nothing of them."""
+
+import pytest
+
+from svidproof import Capability, Saw, Testbed, Version, needs, requirement
+from svidproof.checks import (
+    assert_counted,
+    assert_not_answered,
+    assert_refused,
+    assert_unseen,
+)
+from svidproof.refusals import CONNECTION, MISSING, NO_CERT, PARAMS, VERSIONS, Row
+
+pytestmark = [
+    needs(Capability.OUTSIDE),
+    pytest.mark.usefixtures("genuine_client_is_accepted"),
+]
+
+
+@requirement("PROXY-2")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_client_without_certificate_stays_outside(
+    front_proxy: Testbed, version: Version, saw: Saw
+) -> None:
+    """A client that presents no certificate is told that one is required, and nothing goes on."""
+    proxy = front_proxy.workload("proxy")
+    before = proxy.tally()
+
+    exchange = front_proxy.outside.get("proxy", credential=None, versions=(version, version))
+
+    assert_refused(exchange, {MISSING[version]}, at=proxy, since=before, counter=NO_CERT)
+    saw(f"{exchange}; {NO_CERT} +1; the backend saw nothing")
+
+
+@requirement("PROXY-2")
+def test_client_without_tls_stays_outside(front_proxy: Testbed, saw: Saw) -> None:
+    """A client that speaks plain HTTP to the proxy gets no answer, and nothing goes on."""
+    proxy = front_proxy.workload("proxy")
+    before = proxy.tally()
+
+    exchange = front_proxy.outside.get_plain("proxy")
+
+    assert_not_answered(exchange)
+    assert_counted(proxy, before, {f"listener.inbound.ssl.{CONNECTION}": 1})
+    assert_unseen(proxy, before)
+    saw(f"{exchange}; {CONNECTION} +1; the backend saw nothing")
+
+
+@requirement("PROXY-4")
+@pytest.mark.parametrize("row", PARAMS)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_flawed_client_stays_outside(
+    front_proxy: Testbed, version: Version, row: Row, saw: Saw
+) -> None:
+    """A client whose credential is flawed gets a fatal alert, and nothing goes on."""
+    proxy, (alert, counter) = front_proxy.workload("proxy"), row.spiffe
+    before = proxy.tally()
+
+    exchange = front_proxy.outside.get(
+        "proxy", credential=front_proxy.forged_client(row.flaw), versions=(version, version)
+    )
+
+    assert_refused(exchange, {alert}, at=proxy, since=before, counter=counter)
+    saw(f"{exchange}; {counter} +1; the backend saw nothing")

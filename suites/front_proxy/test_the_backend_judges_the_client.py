@@ -1,0 +1,155 @@
+"""The backend lets nobody in but the proxy, and of its clients only those that it knows."""
+
+import uuid
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof.checks import (
+    assert_counted,
+    assert_echoed,
+    assert_forbidden,
+    assert_not_answered,
+    assert_refused,
+    assert_unseen,
+)
+from svidproof.echo import CLIENT_CERTIFICATE
+from svidproof.refusals import CONNECTION, SAN, UNKNOWN
+from svidproof.workload import Workload
+
+pytestmark = needs(Capability.OUTSIDE)
+ALLOWED, DENIED = "allowed", "denied"
+CLIENTS = ["generator", "outside/client"]
+FORGED = "By={proxy};Hash=00;URI={client}"
+
+
+@requirement("PROXY-6")
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("name", CLIENTS)
+def test_known_client_is_served(front_proxy: Testbed, name: str, saw: Saw) -> None:
+    """A client that the backend knows is answered, and counted once as allowed."""
+    backend, tag = front_proxy.workload("backend"), uuid.uuid4().hex
+    credential = front_proxy.own_credential(name)
+    before, decided = backend.tally(), backend.decisions()
+
+    exchange = front_proxy.outside.get(
+        "proxy", credential=credential, headers=(("x-svidproof-tag", tag),)
+    )
+
+    assert_echoed(exchange)
+    assert [r.tag for r in backend.app.seen(before.requests)] == [tag], "the app saw another"
+    assert_decided(backend, decided, {ALLOWED: 1})
+    saw(f"{exchange.status}; allowed +1")
+
+
+@requirement("PROXY-6")
+@pytest.mark.usefixtures("genuine_client_is_accepted")
+@pytest.mark.parametrize("forged", [False, True], ids=["honest", "with-forged-header"])
+def test_other_client_is_denied(front_proxy: Testbed, saw: Saw, *, forged: bool) -> None:
+    """A client that only the proxy accepts gets 403 of the backend's sidecar, whatever it says."""
+    proxy, backend = front_proxy.workload("proxy"), front_proxy.workload("backend")
+    credential = front_proxy.own_credential("outside/visitor")
+    client = front_proxy.scenario.spiffe_id("outside/client")
+    value = FORGED.format(proxy=proxy.spiffe_id, client=client)
+    before, at_proxy, decided = backend.tally(), proxy.tally(), backend.decisions()
+
+    exchange = front_proxy.outside.get(
+        "proxy",
+        credential=credential,
+        headers=((CLIENT_CERTIFICATE, value),) if forged else (),
+    )
+
+    assert_forbidden(exchange)
+    handshakes = {"listener.inbound.ssl.handshake": 1, "cluster.backend.ssl.handshake": 1}
+    assert_counted(proxy, at_proxy, handshakes)
+    assert_decided(backend, decided, {DENIED: 1})
+    assert_unseen(backend, before)
+    saw(f"{exchange}; denied +1; the app saw nothing")
+
+
+@requirement("PROXY-7")
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("name", CLIENTS)
+def test_client_and_proxy_are_told_apart(front_proxy: Testbed, name: str, saw: Saw) -> None:
+    """At the backend the first element names the client, by the proxy, and the second the proxy."""
+    proxy, backend = front_proxy.workload("proxy"), front_proxy.workload("backend")
+    credential = front_proxy.own_credential(name)
+    # The proxy's certificate may be renewed meanwhile.
+    proxys = {_hash(proxy.svid().leaf)}
+
+    exchange = front_proxy.outside.get("proxy", credential=credential)
+
+    proxys.add(_hash(proxy.svid().leaf))
+    clients = assert_echoed(exchange).clients
+    assert len(clients) == 2, f"the backend is told of {len(clients)} clients: {clients}"
+    first, second = clients
+    spiffe_id = front_proxy.scenario.spiffe_id(name)
+    assert (first.by, first.uris) == (proxy.spiffe_id, (spiffe_id,)), f"the first is {first}"
+    assert first.hash == _hash(credential.leaf), "the first hash is not the client's"
+    assert (second.by, second.uris) == (backend.spiffe_id, (proxy.spiffe_id,)), f"then {second}"
+    assert second.hash in proxys, "the second hash is not the proxy's"
+    saw(f"{spiffe_id} through {proxy.spiffe_id}, each with its certificate's hash")
+
+
+@requirement("PROXY-7")
+@pytest.mark.usefixtures("genuine_client_is_accepted")
+def test_proxy_has_no_business_of_its_own(front_proxy: Testbed, saw: Saw) -> None:
+    """The proxy itself, when it speaks for no client, gets 403, and the app sees nothing."""
+    backend = front_proxy.workload("backend")
+    before, decided = backend.tally(), backend.decisions()
+
+    exchange = front_proxy.workload("proxy").envoy.request("backend")
+
+    assert_forbidden(exchange)
+    assert_decided(backend, decided, {DENIED: 1})
+    assert_unseen(backend, before)
+    saw(f"{exchange}; denied +1; the app saw nothing")
+
+
+@requirement("PROXY-7")
+@pytest.mark.usefixtures("proxy_reaches_the_backend")
+@pytest.mark.parametrize("name", CLIENTS)
+def test_nobody_gets_round_the_proxy(front_proxy: Testbed, name: str, saw: Saw) -> None:
+    """A client that goes to the backend itself is refused in the handshake."""
+    backend, credential = front_proxy.workload("backend"), front_proxy.own_credential(name)
+    before = backend.tally()
+
+    exchange = front_proxy.prober.get(backend, credential=credential)
+
+    assert_refused(exchange, {UNKNOWN}, at=backend, since=before, counter=SAN)
+    saw(f"{exchange}; {SAN} +1; the app saw nothing")
+
+
+@requirement("PROXY-7")
+@pytest.mark.usefixtures("proxy_reaches_the_backend")
+def test_backend_answers_no_plaintext(front_proxy: Testbed, saw: Saw) -> None:
+    """Whoever speaks plain HTTP to the backend gets no answer: the proxy speaks TLS to it."""
+    backend = front_proxy.workload("backend")
+    before = backend.tally()
+
+    exchange = front_proxy.prober.get_plain(backend)
+
+    assert_not_answered(exchange)
+    assert_counted(backend, before, {f"listener.inbound.ssl.{CONNECTION}": 1})
+    assert_unseen(backend, before)
+    saw(f"{exchange}; {CONNECTION} +1; the app saw nothing")
+
+
+def assert_decided(workload: Workload, since: dict[str, int], expected: dict[str, int]) -> None:
+    """Exactly these counters of the workload's policy have moved, by so much."""
+
+    def moved() -> dict[str, int]:
+        now = workload.decisions()
+        steps = {name: value - since.get(name, 0) for name, value in now.items()}
+        if not any(steps.values()):
+            raise NotYet(f"no counter of {workload.name}'s policy has moved")
+        return {name: by for name, by in steps.items() if by}
+
+    seen = eventually(moved, budgets.COUNTERS, alive=workload.envoy.assert_alive)
+    assert seen == expected, f"{workload.name}'s policy counted {seen}, not {expected}"
+
+
+def _hash(certificate: x509.Certificate) -> str:
+    return certificate.fingerprint(hashes.SHA256()).hex()

@@ -1,0 +1,147 @@
+"""A policy on the backend's sidecar says who may: by an answer over HTTP, not in the handshake."""
+
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from svidproof import Exchange, Saw, Testbed, Version, pages, policy, requirement
+from svidproof.checks import (
+    assert_counted,
+    assert_decided,
+    assert_forbidden,
+    assert_let_in,
+    assert_shows_account,
+    assert_unseen,
+)
+
+NAMED, OTHER = "frontend", "frontend-2"
+PATH = "/balances/bob"
+HANDSHAKE = "listener.inbound.ssl.handshake"
+ALLOWED, DENIED = "allowed", "denied"
+VERSIONS = [
+    pytest.param(Version.TLS1_2, id="tls12"),
+    pytest.param(Version.TLS1_3, id="tls13"),
+]
+
+
+@pytest.fixture
+def only_frontend(
+    two_frontends: Testbed,
+    both_are_let_in_without: None,  # noqa: ARG001  it is the order
+) -> Iterator[None]:
+    """A policy that names `frontend` alone is in force."""
+    rules = policy.allow(policy.exactly(two_frontends.scenario.spiffe_id(NAMED)))
+    with two_frontends.enforcing("backend", rules):
+        yield
+
+
+@requirement("RBAC-2")
+@pytest.mark.usefixtures("only_frontend")
+def test_named_frontend_is_served(two_frontends: Testbed, saw: Saw) -> None:
+    """The frontend that the policy names shows its user's account as before."""
+    exchange = two_frontends.workload(NAMED).app.get()
+
+    assert_shows_account(exchange, "alice")
+    saw(f"{NAMED} shows alice's account under a policy that names it")
+
+
+@requirement("RBAC-2")
+@pytest.mark.usefixtures("only_frontend")
+def test_other_frontend_gets_403_by_its_sidecar(two_frontends: Testbed, saw: Saw) -> None:
+    """The other frontend's sidecar shakes hands with the backend's, and is answered 403."""
+    frontend, backend = two_frontends.workload(OTHER), two_frontends.workload("backend")
+    before, called = backend.tally(), frontend.tally()
+
+    exchange = frontend.envoy.request("backend", PATH)
+
+    assert_forbidden(exchange)
+    assert_counted(backend, before, {HANDSHAKE: 1})
+    assert_counted(frontend, called, {"cluster.backend.ssl.handshake": 1})
+    assert_unseen(backend, before)
+    saw(f"{exchange}; one handshake and no TLS error on both sides; the app saw nothing")
+
+
+@requirement("RBAC-2")
+@pytest.mark.usefixtures("only_frontend")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_other_frontends_svid_gets_403(two_frontends: Testbed, version: Version, saw: Saw) -> None:
+    """With the other frontend's SVID the handshake succeeds, and the request is answered 403."""
+    backend, credential = two_frontends.workload("backend"), two_frontends.workload(OTHER).svid()
+    before = backend.tally()
+
+    exchange = two_frontends.prober.get(
+        backend, PATH, credential=credential, versions=(version, version)
+    )
+
+    assert_forbidden(exchange)
+    assert_counted(backend, before, {HANDSHAKE: 1})
+    assert_unseen(backend, before)
+    saw(f"{exchange}; one handshake, no alert; the app saw nothing")
+
+
+@requirement("RBAC-2")
+@pytest.mark.usefixtures("only_frontend")
+def test_other_frontends_page_says_so(two_frontends: Testbed, saw: Saw) -> None:
+    """The other frontend's page says 403 and why, and shows nothing of its user's account."""
+    backend = two_frontends.workload("backend")
+    before = backend.tally()
+
+    exchange = two_frontends.workload(OTHER).app.get()
+
+    text = pages.text_of(exchange.body.decode())
+    assert exchange.status == 403, f"expected a page with HTTP 403, got {exchange}"
+    assert "403 RBAC: access denied" in text, f"the page says {text!r}"
+    assert pages.shown_of("bob", text) == (), f"the page shows {text!r}"
+    assert_unseen(backend, before)
+    saw(f"the page says {text!r}")
+
+
+@requirement("RBAC-5")
+@pytest.mark.usefixtures("quiet")
+def test_removal_lets_both_in_again(
+    two_frontends: Testbed, both_get_through: Callable[[], None], saw: Saw
+) -> None:
+    """Once the policy is removed, both frontends show their users' accounts again."""
+    backend, other = two_frontends.workload("backend"), two_frontends.workload(OTHER)
+    both_get_through()
+    with two_frontends.enforcing(
+        "backend", policy.allow(policy.exactly(two_frontends.scenario.spiffe_id(NAMED)))
+    ):
+        assert_forbidden(other.envoy.request("backend", PATH))
+    before, tag = backend.app.count(), uuid.uuid4().hex
+
+    exchanges = [two_frontends.workload(name).app.get(tag=tag) for name in (NAMED, OTHER)]
+
+    assert_shows_account(exchanges[0], "alice")
+    assert_shows_account(exchanges[1], "bob")
+    seen = {s.client_id for s in backend.app.seen(before) if s.tag == tag}
+    assert seen == {two_frontends.scenario.spiffe_id(name) for name in (NAMED, OTHER)}
+    both_get_through()
+    saw("refused under the policy, and both accounts are shown after its removal")
+
+
+@requirement("RBAC-6")
+@pytest.mark.usefixtures("both_are_let_in_without")
+def test_deny_refuses_the_one_it_names(two_frontends: Testbed, saw: Saw) -> None:
+    """A policy that denies the one frontend refuses it alone: the other is served."""
+    backend, rules = two_frontends.workload("backend"), policy.deny(_id(two_frontends, OTHER))
+
+    with two_frontends.enforcing("backend", rules):
+        before, decided = backend.tally(), backend.decisions()
+        answers = {name: _ask(two_frontends, name) for name in (NAMED, OTHER)}
+
+        assert_let_in(answers[NAMED])
+        assert_forbidden(answers[OTHER])
+        seen = [s.client_id for s in backend.app.seen(before.requests)]
+        assert seen == [two_frontends.scenario.spiffe_id(NAMED)], f"the app saw {seen}"
+        assert_decided(backend, decided, {ALLOWED: 1, DENIED: 1})
+    saw(f"{NAMED}: {answers[NAMED]}; {OTHER}: {answers[OTHER]}")
+
+
+def _id(two_frontends: Testbed, name: str) -> policy.Principal:
+    return policy.exactly(two_frontends.scenario.spiffe_id(name))
+
+
+def _ask(two_frontends: Testbed, name: str) -> Exchange:
+    return two_frontends.workload(name).envoy.request("backend", PATH)
