@@ -31,6 +31,12 @@ def rotations(api: Testbed, progress: Progress) -> Observation:
     return observe(api, progress)
 
 
+@pytest.fixture(scope="session")
+def greeter(testbeds: Testbeds) -> Testbed:
+    """Programs that ask the Workload API themselves: greeters, and a demo page."""
+    return testbeds.get("greeter")
+
+
 @pytest.fixture
 def after_everything() -> None:
     """Sets the order only: what the check does must not be seen in the window."""

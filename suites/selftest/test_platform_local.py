@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+import svidproof
 from svidproof.budgets import Budget
 from svidproof.platforms import local
 from svidproof.platforms._runs import clear_stale_runs
@@ -283,6 +284,17 @@ def test_attested_program_runs_from_its_places_own_path(platform: LocalPlatform)
             assert f"unix:path:{psutil.Process(pid).exe()}" in platform.selectors(place)
 
         eventually(at_its_place, SOON)
+
+
+def test_attested_interpreter_finds_its_packages(platform: LocalPlatform) -> None:
+    """The place's own copy of the interpreter imports what the suite's own does."""
+    script = "import grpc, os, svidproof; print(os.readlink('/proc/self/exe'), svidproof.__file__)"
+
+    platform.start(Program("one", "one", "python", ("-P", "-c", script), attested=True))
+
+    own = platform.path("one", "program")
+    wait_for(platform.directory / "log" / "one", f"{own} {svidproof.__file__}")
+    assert platform.selectors("one")[0] == f"unix:path:{own}"
 
 
 @pytest.mark.parametrize("attested", [False, True], ids=["plain", "attested"])

@@ -13,6 +13,7 @@ import pytest
 from svidproof import policy
 from svidproof.catalogue import parse
 from svidproof.components.envoy import Envoy
+from svidproof.components.program import Native
 from svidproof.credentials import Authority
 from svidproof.manifests import data_root
 from svidproof.platforms.base import Attestation
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 # What a sabotage may break, beside a sidecar's configuration.
 ELSEWHERE = {
+    "program",
     "arguments",
     "attests_by_certificate",
     "entry",
@@ -112,6 +114,17 @@ def sound_configurations(name: str) -> dict[str, dict[str, Any]]:
     }
 
 
+@functools.cache
+def sound_programs(name: str) -> dict[str, dict[str, Any]]:
+    """What each program of a scenario is told."""
+    scenario, platform = load_scenario(name), cast("Platform", Paper())
+    return {
+        name: Native(platform, scenario, spec, "/agent.sock").configuration()
+        for name, spec in scenario.workloads.items()
+        if spec.kind == "program"
+    }
+
+
 class Bench:
     """A testbed on paper."""
 
@@ -162,6 +175,14 @@ class Bench:
         wrong = copy.deepcopy(sound)
         for name, configuration in wrong.items():
             broken.envoy(self.testbed, name, configuration)
+        return {name for name in sound if sound[name] != wrong[name]}
+
+    def programs(self, broken: Sabotage) -> set[str]:
+        """The programs that a sabotage tells something else."""
+        sound = sound_programs(self.scenario.name)
+        wrong = copy.deepcopy(sound)
+        for name, configuration in wrong.items():
+            broken.program(name, configuration)
         return {name for name in sound if sound[name] != wrong[name]}
 
 
@@ -231,8 +252,9 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
     }
 
     sidecars, policies = bench.changed(broken), bench.policies(broken)
+    programs = bench.programs(broken)
 
-    assert sidecars | policies <= named
+    assert sidecars | policies | programs <= named
     first = broken.entries(bench.testbed, bench.entries()) != bench.entries()
     entries = first or bench.registered(broken) != [bench.entry(name) for name in LATER]
     attestation = broken.attestation(bench.testbed, SOUND) != SOUND
@@ -244,6 +266,7 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
     wrong = [
         bool(sidecars),
         bool(policies),
+        bool(programs),
         entries,
         attestation,
         intervals,

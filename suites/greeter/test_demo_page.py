@@ -1,0 +1,148 @@
+"""The demo page, read as it is sent: exactly what the Workload API gives, at any time."""
+
+import base64
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from svidproof import (
+    Capability,
+    NotYet,
+    Saw,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    requirement,
+    workload_jwt,
+)
+from svidproof.budgets import Budget
+from svidproof.demo_page import DemoPage, Shown, differences, of_authority, of_svid
+from svidproof.greeters import AT_ONCE
+from svidproof.watch import Source
+from svidproof.watch.observation import Period
+from svidproof.workload_api import X509Svid, fetch_x509
+
+AUDIENCE = "reader.example"
+SENT = [
+    "/",
+    "/page.js",
+    "/page.css",
+    "/icon.svg",
+    f"/jwt?audience={AUDIENCE}",
+    f"/?audience={AUDIENCE}",
+]
+
+
+def given(page: DemoPage) -> tuple[X509Svid, ...]:
+    """What the Workload API gives the page's process now."""
+    answer = fetch_x509(page.program.workload_api())
+    assert answer.svids, f"nothing was given: {answer}"
+    return answer.svids
+
+
+@pytest.mark.usefixtures("greeter")
+@requirement("GREETER-8")
+def test_page_shows_exactly_what_was_given(page: DemoPage, saw: Saw) -> None:
+    """The page shows every SVID of the Workload API with ID, serial, times and fingerprint."""
+
+    def compared() -> Shown:
+        shown, svids = page.shown(), given(page)
+        wrong = differences(shown.of("svid"), [of_svid(svid) for svid in svids])
+        assert not wrong, f"the page is not the Workload API's: {wrong}"
+        return shown
+
+    shown = eventually(compared, budgets.PAGE)
+
+    saw(f"{shown.of('svid')[0]['spiffe_id']}, serial {shown.serials[0]}")
+
+
+@requirement("GREETER-8")
+def test_page_shows_the_servers_bundle(greeter: Testbed, page: DemoPage, saw: Saw) -> None:
+    """The page shows the X.509 and JWT authorities of the bundle, which are the server's."""
+    authorities = sorted(map(of_authority, greeter.spire.bundle()), key=lambda a: a["fingerprint"])
+    keys = sorted(greeter.spire.jwt_keys())
+
+    def compared() -> Shown:
+        shown = page.shown()
+        domains = [fields["trust_domain"] for fields in shown.of("bundle")]
+        assert domains == [greeter.scenario.trust_domain], f"bundles of {domains} are shown"
+        wrong = differences(shown.of("authority"), authorities)
+        assert not wrong, f"the page is not the server's: {wrong}"
+        shown_keys = [fields["id"] for fields in shown.of("key")]
+        assert shown_keys == keys, f"keys {shown_keys} are shown, the server has {keys}"
+        return shown
+
+    eventually(compared, budgets.PAGE)
+
+    saw(f"{len(authorities)} X.509 authorities, {len(keys)} JWT authorities")
+
+
+@requirement("GREETER-8")
+def test_page_is_pushed_what_was_renewed(greeter: Testbed, page: DemoPage, saw: Saw) -> None:
+    """Whoever keeps the page open is pushed a renewed SVID at once."""
+    ttl, sync = greeter.scenario.svid_ttl, greeter.settings.timing.sync_s
+    budget = Budget("the page is pushed a renewed SVID", Period.of(ttl, sync).longest(ttl) + 5.0)
+    first: list[str] = []
+
+    for shown in page.follow(budget):
+        first = first or shown.serials
+        if shown.serials != first:
+            break
+
+    def delivered() -> float:
+        sightings = greeter.watch.timeline.sightings(Source.WORKLOAD_API, "demo-page")
+        at = [s.first.at for s in sightings if f"{s.serial:x}" == shown.serials[0]]
+        assert at, f"the Workload API has not given {shown.serials[0]}"
+        return at[0]
+
+    lag = shown.at.at - eventually(delivered, budgets.PAGE)
+    assert lag <= AT_ONCE, f"{lag:.1f} s after the Workload API had given it"
+    wrong = differences(shown.of("svid"), [of_svid(svid) for svid in given(page)])
+    assert not wrong, f"what was pushed is not the Workload API's: {wrong}"
+    saw(f"{first[0]} became {shown.serials[0]}, {max(lag, 0) * 1000:.0f} ms after it was given")
+
+
+@pytest.mark.usefixtures("greeter")
+@requirement("GREETER-8")
+def test_page_is_for_its_own_names_only(page: DemoPage) -> None:
+    """A page elsewhere whose name leads here is not answered."""
+    status = page.get_as("elsewhere.example")
+
+    assert page.get(), "the page is not there"
+    assert status == 400, f"HTTP {status}"
+
+
+@requirement("GREETER-8")
+@needs(Capability.OWN_SPIRE)
+def test_nothing_sent_holds_a_key(page: DemoPage) -> None:
+    """No answer of the page holds a private key, or a token that somebody else could present."""
+
+    def collected() -> tuple[str, list[X509Svid]]:
+        before = given(page)
+        sent = "".join(page.get(path) for path in SENT)
+        after = given(page)
+        if before[0].chain[0] != after[0].chain[0]:
+            raise NotYet("the SVID was renewed meanwhile")
+        return sent, list(after)
+
+    sent, svids = eventually(collected, budgets.PAGE)
+    [(_, token)] = workload_jwt.fetch(page.program.workload_api(), [AUDIENCE]).svids
+
+    assert svids[0].spiffe_id in sent, "what was sent is not the page"
+    assert "PRIVATE KEY" not in sent, "a private key was sent"
+    for secret in [form for svid in svids for form in forms(svid.key_der)]:
+        assert secret.lower() not in sent.lower(), "a private key was sent"
+    assert token.split(".")[2] not in sent, "the signature of a JWT-SVID was sent"
+
+
+def forms(key_der: bytes) -> list[str]:
+    """A private key as text might hold it: its encoding, and the secret number in it."""
+    key = serialization.load_der_private_key(key_der, password=None)
+    raw = [key_der]
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        raw.append(key.private_numbers().private_value.to_bytes(key.key_size // 8, "big"))
+    encodings = (base64.b64encode, base64.urlsafe_b64encode)
+    texts = [encode(secret).decode().rstrip("=") for secret in raw for encode in encodings]
+    return [*texts, *(secret.hex() for secret in raw)]

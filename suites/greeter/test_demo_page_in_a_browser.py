@@ -1,0 +1,105 @@
+"""The demo page in a real browser: the same as it is sent, and alive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from svidproof import Saw, Testbed, budgets, eventually, requirement
+from svidproof.browser import launched
+from svidproof.budgets import Budget
+from svidproof.demo_page import DemoPage, Shown, differences, of_svid
+from svidproof.watch.observation import Period
+from svidproof.workload_api import fetch_x509
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Page
+
+PHONE = {"width": 360, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def complaints() -> list[str]:
+    """What the browser complains of, and where else the page wanted to go."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def opened(page: DemoPage, complaints: list[str]) -> Iterator[Page]:
+    """The page, open in a browser, never loaded again."""
+    with launched() as browser:
+        tab = browser.new_page(viewport=PHONE)  # type: ignore[arg-type]
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on(
+            "console",
+            lambda said: complaints.append(said.text) if said.type == "error" else None,
+        )
+        tab.on(
+            "request",
+            lambda request: (
+                None
+                if request.url.startswith(page.url)
+                else complaints.append(f"asked for {request.url}")
+            ),
+        )
+        tab.goto(page.url)
+        tab.evaluate("window.neverLoadedAgain = true")
+        yield tab
+
+
+@pytest.mark.usefixtures("greeter")
+@requirement("GREETER-9")
+def test_browser_follows_a_rotation(
+    page: DemoPage, greeter: Testbed, opened: Page, complaints: list[str], saw: Saw
+) -> None:
+    """A browser shows what the Workload API gives, and the renewed SVID without a reload."""
+    ttl, sync = greeter.scenario.svid_ttl, greeter.settings.timing.sync_s
+    budget = Budget("a browser shows a renewed SVID", Period.of(ttl, sync).longest(ttl) + 5.0)
+
+    def compared() -> Shown:
+        answer = fetch_x509(page.program.workload_api())
+        shown = Shown.read(opened.content())
+        wrong = differences(shown.of("svid"), [of_svid(svid) for svid in answer.svids])
+        assert not wrong, f"the browser does not show what was given: {wrong}"
+        return shown
+
+    first = eventually(compared, budgets.PAGE).serials
+
+    def renewed() -> Shown:
+        shown = compared()
+        assert shown.serials != first, f"still {first}"
+        return shown
+
+    last = eventually(renewed, budget).serials
+
+    assert opened.evaluate("window.neverLoadedAgain"), "the page was loaded again"
+    assert not complaints, complaints[0]
+    assert "Renewed" in opened.inner_text("[role=status]"), "the page does not say so in words"
+    saw(f"{first[0]} became {last[0]} without a reload")
+
+
+@pytest.mark.usefixtures("greeter")
+@requirement("GREETER-9")
+def test_browser_shows_a_token_for_what_is_typed(
+    page: DemoPage, opened: Page, complaints: list[str]
+) -> None:
+    """Typing an audience on a phone shows the JWT-SVID for it, and nothing is cut off."""
+    opened.fill("#audience", "typed.example")
+
+    opened.press("#audience", "Enter")
+
+    def shown() -> Shown:
+        seen = Shown.read(opened.content())
+        assert seen.of("jwt"), "no JWT-SVID is shown"
+        return seen
+
+    [fields] = eventually(shown, budgets.PAGE).of("jwt")
+    assert fields["aud"] == "typed.example", f"for {fields['aud']}"
+    assert fields["sub"] == page.program.spiffe_id, f"of {fields['sub']}"
+    width = opened.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE["width"], f"the page is {width} pixels wide"
+    assert opened.evaluate("window.neverLoadedAgain"), "the page was loaded again"
+    assert not complaints, complaints[0]

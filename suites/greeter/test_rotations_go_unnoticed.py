@@ -1,0 +1,63 @@
+"""What an open channel and new ones see of rotations."""
+
+import pytest
+
+from svidproof import Measure, Saw, requirement
+from svidproof.greeters import AT_ONCE, SIDES, WANTED, Conversation
+from svidproof.watch import Source
+
+
+@requirement("GREETER-4")
+def test_open_channel_outlives_rotations(
+    conversation_over: Conversation, measure: Measure, saw: Saw
+) -> None:
+    """A channel that was opened before both sides have rotated goes on answering, the same one."""
+    calls = conversation_over.kept
+    rotated = {name: len(conversation_over.rotations(name)) for name in SIDES}
+
+    assert calls, "no channel was ever opened"
+    failed = [call.hello for call in calls if not call.hello.message]
+    assert not failed, f"{len(failed)} of {len(calls)} calls failed; the first: {failed[0]}"
+    connections = max(call.hello.connections for call in calls)
+    assert connections == 1, f"the channel was connected {connections} times"
+    assert min(rotated.values()) >= WANTED, f"rotations in that time: {rotated}"
+    seconds = calls[-1].end.at - calls[0].start.at
+    measure("calls over one channel through rotations", len(calls), "calls")
+    saw(f"{len(calls)} calls in {seconds:.0f} s over one connection, rotations: {rotated}")
+
+
+@requirement("GREETER-4")
+@pytest.mark.parametrize(
+    ("side", "presented"),
+    [
+        pytest.param("greeter-server", "server_serial", id="server"),
+        pytest.param("greeter-client", "own_serial", id="client"),
+    ],
+)
+def test_new_connections_present_the_new_svid(
+    conversation_over: Conversation, side: str, presented: str, saw: Saw
+) -> None:
+    """Each new connection presents the SVID that the Workload API has given at that time."""
+    calls = conversation_over.fresh
+    timeline = conversation_over.testbed.watch.timeline
+    given = [(s.first.at, f"{s.serial:x}") for s in timeline.sightings(Source.WORKLOAD_API, side)]
+
+    failed = [call.hello for call in calls if not call.hello.message]
+    assert calls, "no new connection was ever made"
+    assert not failed, f"{len(failed)} of {len(calls)} calls failed; the first: {failed[0]}"
+    seen = []
+    for call in calls:
+        serial = getattr(call.hello, presented)
+        before = [s for at, s in given if at <= call.start.at - AT_ONCE][-1:]
+        due = before + [
+            s for at, s in given if call.start.at - AT_ONCE < at <= call.end.at + AT_ONCE
+        ]
+        assert serial in due, (
+            f"{side} presented {serial}, and not {due[-1] if due else 'what nobody was given'}, "
+            "which the Workload API had given it"
+        )
+        seen.append(serial)
+    assert len(set(seen)) > WANTED, (
+        f"only {len(set(seen))} SVIDs were presented in {len(seen)} calls"
+    )
+    saw(f"{len(set(seen))} SVIDs in {len(seen)} new connections, each the Workload API's newest")
