@@ -574,8 +574,9 @@ def test_own_terminal_shows_our_lines_only(suite: Suite) -> None:
     lines = [line for line in result.outlines if line]
     assert result.ret == 0
     assert lines[0].startswith("svidproof ")
-    assert "core 2/2" in lines[-3]
-    assert lines[-1] == "out/report.json"
+    assert "core 2/2" in lines[-4]
+    assert lines[-2:] == ["out/report.json", "out/report.html"]
+    assert all(Path(line).is_file() for line in lines[-2:])
     assert not any("passed" in line or "test session" in line for line in lines)
 
 

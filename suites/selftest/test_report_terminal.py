@@ -39,12 +39,14 @@ class Ascii(Stream):
 def shown(spoiled: Evidence, catalogue: Catalogue) -> str:
     """The summary of a run in a log."""
     screen = Screen(Stream(), environ={})
-    return "\n".join(terminal.summary(screen, build.build(spoiled, catalogue), "out"))
+    return "\n".join(terminal.summary(screen, build.build(spoiled, catalogue), ["out/report.json"]))
 
 
 def test_summary_ends_with_verdict_and_report(report: dict[str, Any]) -> None:
     """Profile by counts, deviations with their link, verdict, why, and where."""
-    lines = terminal.summary(Screen(Stream(), environ={}), report, "out")
+    lines = terminal.summary(
+        Screen(Stream(), environ={}), report, ["out/report.json", "out/report.html"]
+    )
 
     assert lines == [
         "",
@@ -56,6 +58,7 @@ def test_summary_ends_with_verdict_and_report(report: dict[str, Any]) -> None:
         "",
         "CONFORMANT: all 3 requirements hold, 1 with a known deviation",
         "out/report.json",
+        "out/report.html",
     ]
 
 
