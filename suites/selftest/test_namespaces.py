@@ -14,10 +14,10 @@ from svidproof.platforms._kubeconfig import Context
 from svidproof.platforms._places import Ground
 from svidproof.platforms._runs import RunDirectory
 from svidproof.platforms._site import KubernetesSite
-from svidproof.platforms.base import PlatformError, SiteOptions
+from svidproof.platforms.base import Part, PlatformError, SiteOptions
 from svidproof.platforms.cluster import ClusterSite
 from svidproof.platforms.kubernetes import KubernetesPlatform
-from svidproof.tools import Progress
+from svidproof.tools import Progress, Tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,6 +69,9 @@ class PaperCluster(Cluster):
             self.removed.append(name)
             if not self.lingers:
                 self.there.pop(name, None)
+
+    def delete_wide(self, run: str) -> None:
+        """There is nothing but namespaces."""
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +136,9 @@ class PaperSite(KubernetesSite):
 
     def _open(self) -> Ground:
         return ground(PaperCluster())
+
+    def _image_of(self, tool: Tool) -> tuple[str, Part]:
+        raise NotImplementedError(tool.name)
 
 
 def test_testbeds_of_a_run_do_not_meet() -> None:
