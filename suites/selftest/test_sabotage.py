@@ -42,6 +42,8 @@ ELSEWHERE = {
     "second_identity",
     "rival_controller",
     "controller_stops_with",
+    "driver_stays_away",
+    "writable_volumes",
     "sync_interval",
     "agent_log_level",
     "server_log_level",
@@ -56,7 +58,7 @@ UNRELATED = [
     "KeyError: 'api'",
 ]
 # The workloads that checks register while they run.
-LATER = ["late", "mover", "leaver", "greeter"]
+LATER = ["late", "mover", "leaver", "greeter", "csi-other-0"]
 IDENTITY = {"kind": "ClusterSPIFFEID", "metadata": {"name": "greeter"}, "spec": {"className": "x"}}
 SOUND = Attestation(
     "SERVER {}", "AGENT {}", "WORKLOAD {}", {"spire-agent": "spiffe://x/1"}, "parent"
@@ -250,6 +252,8 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
         logs,
         settings.forgetful,
         settings.rival_controller,
+        settings.driver_stays_away,
+        settings.writable_volumes,
         broken.declared(IDENTITY) != [IDENTITY],
         bench.halted(broken),
         running,
