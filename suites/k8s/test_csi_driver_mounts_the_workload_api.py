@@ -53,6 +53,7 @@ def test_socket_is_there_to_read_and_nowhere_else(api: Testbed, saw: Saw) -> Non
     shared = f"/{PurePosixPath(directory).name}"
 
     with _guest(api, "csi-reader", agent) as pod:
+        _served(api, pod)
         done = pod.run(TRY_TO_CHANGE, directory, agent.socket)
 
     tried = done["tried"]
