@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from svidproof import images, tools
-from svidproof.images import debian, engine, node, pins, preparing, store
+from svidproof.images import crds, debian, engine, node, pins, preparing, store
 from svidproof.images.recipe import Maker, Recipe
-from svidproof.tools import Progress, Tool
+from svidproof.platforms.base import AT_NEED
+from svidproof.tools import Progress, Tool, download
 from svidproof.tools.cache import Cache
 
 Stub = Callable[[str], Path]
@@ -126,10 +127,84 @@ class TestReferences:
         """images.toml says where each component's image is, and its digests are digests."""
         pulled = pins.current().pulled
 
-        assert set(pulled) == {*images.NAMES[:3], "base"}
+        at_need = {name for names in AT_NEED.values() for name in names}
+        assert set(pulled) == {*images.NAMES[:3], *at_need, "base"}
         digests = [digest for image in pulled.values() for digest in image.digests.values()]
         assert digests
         assert all(d.startswith("sha256:") and len(d) == len("sha256:") + 64 for d in digests)
+
+
+class TestMore:
+    """What only some checks need has an image of its own, which no node holds."""
+
+    def test_binary_becomes_an_image(self, cache: Cache, built: list[Recipe]) -> None:
+        """It stands on nothing, and is to be loaded."""
+        manager = tool("spire-controller-manager", cache, "0.6.2")
+
+        prepared = images.prepare_more("build", manager, progress=Progress.silent())
+
+        [made] = built
+        assert (made.name, made.base) == (manager.name, None)
+        assert prepared.references == {manager.name: made.reference}
+        assert prepared.to_load == (made.reference,)
+
+    def test_binary_of_the_users_own_goes_before_an_image(
+        self, cache: Cache, built: list[Recipe]
+    ) -> None:
+        """It is in no registry."""
+        driver = tool("spiffe-csi-driver", cache, "devel", source="given")
+
+        prepared = images.prepare_more("pull", driver, progress=Progress.silent())
+
+        assert prepared.sources == {driver.name: images.BUILT}
+        assert [recipe.name for recipe in built] == [driver.name]
+
+    def test_image_is_pulled(self, cache: Cache, docker: Stub) -> None:
+        """By the name that its project gives it, at its version."""
+        asked = docker("exit 1")
+        driver = tool("spiffe-csi-driver", cache, "0.2.9", source="image")
+
+        with pytest.raises(images.ImageError, match=r"spiffe-csi-driver:0\.2\.9 cannot be had"):
+            images.prepare_more("pull", driver, progress=Progress.silent())
+
+        assert "pull --quiet ghcr.io/spiffe/spiffe-csi-driver:0.2.9" in asked.read_text()
+
+
+class TestDefinitions:
+    """The kind ClusterSPIFFEID is the one of the version under test."""
+
+    def test_binary_has_its_own(self, tmp_path: Path) -> None:
+        """It lies beside it; without it the line says where it must be."""
+        manager = Tool("spire-controller-manager", "x", tmp_path / "manager", "given", "", "")
+        with pytest.raises(images.ImageError, match=f"at {tmp_path}/crds.yaml"):
+            crds.of(manager, Progress.silent())
+
+        (tmp_path / "crds.yaml").write_text("kind: x\n")
+
+        assert crds.of(manager, Progress.silent()) == "kind: x\n"
+
+    def test_release_has_the_file(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is fetched from the tag of its version, by the checksum that is pinned."""
+        asked: list[tuple[str, str]] = []
+
+        def fetch(url: str, folder: Path, sha256: str, _progress: Progress) -> Path:
+            asked.append((url, sha256))
+            folder.mkdir(parents=True)
+            (folder / "x").write_text("kind: x\n")
+            return folder / "x"
+
+        monkeypatch.setattr(download, "fetch", fetch)
+        manager = Tool("spire-controller-manager", "0.6.2", Path(), "image", "", "")
+
+        assert crds.of(manager, Progress.silent()) == "kind: x\n"
+
+        [(url, sha256)] = asked
+        assert "/v0.6.2/" in url
+        assert sha256 == pins.current().crds.sha256["0.6.2"]
+        assert len(sha256) == 64
+        with pytest.raises(images.ImageError, match=r"0\.7\.0 is not pinned: there is that of 0"):
+            crds.of(replace(manager, version="0.7.0"), Progress.silent())
+        assert cache.root.is_dir()
 
 
 class TestNode:

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from svidproof import images
 from svidproof.platforms import _kubeconfig, _places
 from svidproof.platforms import cluster as clusters
 from svidproof.platforms._cluster import Cluster, Node
 from svidproof.platforms._kubeconfig import Context
+from svidproof.platforms._permissions import Denied, Need
 from svidproof.platforms._places import Ground
 from svidproof.platforms._runs import RunDirectory
 from svidproof.platforms._site import KubernetesSite
-from svidproof.platforms.base import PlatformError, SiteOptions
+from svidproof.platforms.base import AT_NEED, Capability, Part, PlatformError, SiteOptions
 from svidproof.platforms.cluster import ClusterSite
 from svidproof.platforms.kubernetes import KubernetesPlatform
-from svidproof.tools import Progress
+from svidproof.tools import Progress, Tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,6 +71,9 @@ class PaperCluster(Cluster):
             self.removed.append(name)
             if not self.lingers:
                 self.there.pop(name, None)
+
+    def delete_wide(self, run: str) -> None:
+        """There is nothing but namespaces."""
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +139,9 @@ class PaperSite(KubernetesSite):
     def _open(self) -> Ground:
         return ground(PaperCluster())
 
+    def _image_of(self, tool: Tool) -> tuple[str, Part]:
+        raise NotImplementedError(tool.name)
+
 
 def test_testbeds_of_a_run_do_not_meet() -> None:
     """Each has namespaces of its own, and leaves those of the others."""
@@ -157,6 +165,72 @@ def test_site_that_is_not_open_has_no_testbeds() -> None:
     """It is said in one line."""
     with pytest.raises(PlatformError, match="has not been opened"):
         PaperSite({}, SiteOptions(), Progress.silent()).platform("example.org")
+
+
+def at_need(*wanted: Capability, absent: dict[str, str] | None = None) -> PaperSite:
+    """A site of a run whose checks want this; `absent` are tools that cannot be had."""
+    options = SiteOptions(wanted=frozenset(wanted), absent=absent or {})
+    return PaperSite({}, options, Progress.silent())
+
+
+def test_only_what_is_wanted_is_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose checks need none of it gets no image and no kind."""
+    got: list[str] = []
+
+    def image_of(_: PaperSite, tool: Tool) -> tuple[str, Part]:
+        got.append(tool.name)
+        return f"{tool.name}:1", Part(tool.name, tool.version, "image")
+
+    monkeypatch.setattr(PaperSite, "_image_of", image_of)
+    nothing = at_need(Capability.PAUSE)._get_more()
+    some = at_need(Capability.CSI)._get_more()
+
+    assert (nothing.references, nothing.parts, nothing.crds) == ({}, (), "")
+    assert got == list(some.references) == ["spiffe-csi-driver", "node-driver-registrar"]
+    assert [part.name for part in some.parts] == got
+
+
+def test_what_cannot_be_had_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two is not enough; whether a binary or an image is lacking, its reason is told."""
+
+    def image_of(_: PaperSite, tool: Tool) -> tuple[str, Part]:
+        if tool.name == "node-driver-registrar":
+            raise images.ImageError("no such image")
+        return f"{tool.name}:1", Part(tool.name, tool.version, "image")
+
+    monkeypatch.setattr(PaperSite, "_image_of", image_of)
+    lacking = "spire-controller-manager"
+    site = at_need(*AT_NEED, absent={lacking: "it cannot be built"})
+
+    more = site._get_more()
+
+    assert more.references == {}
+    assert site.absent == {
+        Capability.CSI: "no such image",
+        Capability.CONTROLLER_MANAGER: "it cannot be built",
+    }
+
+
+def test_what_is_not_permitted_is_not_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a cluster of the user's the checks that need it are unsupported, and told why."""
+    need = Need("csidrivers", ("create",), "the cluster is told of it")
+    asked: list[tuple[Need, ...]] = []
+
+    def missing(_: object, needs: tuple[Need, ...]) -> list[Denied]:
+        asked.append(needs)
+        return [Denied(need, ("create",), "", "ask")]
+
+    monkeypatch.setattr(clusters, "missing_rights", missing)
+    options = SiteOptions(wanted=frozenset({Capability.CSI, Capability.PAUSE}))
+    site = ClusterSite({}, options, Progress.silent())
+
+    site.lacks = site._denied(PaperCluster())
+
+    assert site.lacks == {
+        Capability.CSI: "cannot create csidrivers in the whole cluster: the cluster is told of it"
+    }
+    assert len(asked) == 1
+    assert site._get_more().references == {}
 
 
 @pytest.fixture

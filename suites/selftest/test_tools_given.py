@@ -1,11 +1,13 @@
 """A binary that the user gives is asked what it is before anything is concluded from it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from svidproof import tools
+from svidproof.platforms.base import AT_NEED, Capability
 from svidproof.scenario import scenario_names
 from svidproof.selection import Selection, Wish
 from svidproof.tools import Tool, inspection, pins
@@ -52,7 +54,8 @@ def test_suite_knows_its_tools() -> None:
 
     assert {"spire-server", "spire-agent", "envoy"} <= {*known}
     for name in known:
-        assert pins.current().tool(name).version in tools.known_versions(name)
+        pin = pins.current().tool(name)
+        assert pin.version in tools.known_versions(name) or not pin.sources
 
 
 def test_each_purpose_has_its_own_tools() -> None:
@@ -60,9 +63,10 @@ def test_each_purpose_has_its_own_tools() -> None:
     assert tools.needed_for("local") == tools.UNDER_TEST
     assert tools.needed_for("kind") == ("kind", "kubectl")
     assert {*tools.UNDER_TEST, "kubelet", "etcd", "coredns"} < {*tools.needed_for("images")}
-    assert {name for use in ("local", "kind", "images") for name in tools.needed_for(use)} == {
-        *tools.known_tools()
-    }
+    uses = ("local", "kind", "images", "some-checks")
+    assert {n for use in uses for n in tools.needed_for(use)} == {*tools.known_tools()}
+    at_need = {name for names in AT_NEED.values() for name in names}
+    assert {*tools.needed_for("some-checks")} == at_need
     with pytest.raises(tools.ToolUsageError, match="no tool is for 'moon': choose one of local, "):
         tools.needed_for("moon")
 
@@ -125,6 +129,63 @@ def test_environment_gives_a_binary(envoy: Path, monkeypatch: pytest.MonkeyPatch
     tool = tools.resolve("envoy")
 
     assert (tool.path, tool.source) == (envoy, "given")
+
+
+def test_binary_that_tells_no_version_is_known_by_its_options(tmp_path: Path) -> None:
+    """Its version is unknown; another program is refused all the same."""
+    path = script(tmp_path / "manager", "printf '  -config x\\n  -spire-api-socket x\\n' >&2")
+
+    assert tools.inspect("spire-controller-manager", path).version == "unknown"
+    with pytest.raises(tools.ToolUsageError, match="is not spire-controller-manager"):
+        tools.inspect("spire-controller-manager", script(tmp_path / "other", "echo -config"))
+
+
+def test_tool_that_nothing_here_makes_can_be_given(tmp_path: Path) -> None:
+    """The line says that, and how it is given."""
+    with pytest.raises(tools.ToolError, match="nothing here makes it; or give your own") as raised:
+        tools.resolve("spiffe-csi-driver")
+
+    assert "--tool spiffe-csi-driver=PATH" in str(raised.value)
+    driver = script(tmp_path / "driver", 'echo "spiffe-csi-driver (version 0.2.9)" >&2')
+    assert tools.resolve("spiffe-csi-driver", given={"spiffe-csi-driver": driver}).path == driver
+
+
+@pytest.mark.parametrize(
+    ("wish", "made"),
+    [
+        pytest.param(Wish(images="build"), ["spiffe-csi-driver", "node-driver-registrar"],
+                     id="build"),
+        pytest.param(Wish(images="pull"), [], id="pull"),
+        pytest.param(Wish(images="pull", tools=("spiffe-csi-driver={path}",)),
+                     ["spiffe-csi-driver"], id="pull-given"),
+        pytest.param(Wish(images="build", image=("spiffe-csi-driver=x",)),
+                     ["node-driver-registrar"], id="own-image"),
+        pytest.param(Wish(images="build", spire_namespace="spire"), [], id="tenant"),
+    ],
+)  # fmt: skip
+def test_what_some_checks_need_is_made_for_them_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: Wish, made: list[str]
+) -> None:
+    """Binaries of what is wanted are got where images are built, or where the user gives them."""
+    path = script(tmp_path / "program", ":")
+    wish = replace(wish, tools=tuple(item.format(path=path) for item in wish.tools))
+    asked: list[str] = []
+
+    def resolve(name: str, **_: object) -> Tool:
+        asked.append(name)
+        raise tools.ToolError(f"no {name}")
+
+    monkeypatch.setattr(tools, "resolve", resolve)
+    chosen = Selection(wish, (), (), frozenset(), narrowed=False)
+    silent = tools.Progress.silent()
+
+    nothing = chosen.resolve_at_need(wish.site(), silent)
+    options = replace(wish.site(), wanted=frozenset({Capability.CSI, Capability.PAUSE}))
+    found, absent = chosen.resolve_at_need(options, silent)
+
+    assert nothing == ({}, {})
+    assert asked == made
+    assert (found, absent) == ({}, {name: f"no {name}" for name in made})
 
 
 def test_option_goes_before_environment(
@@ -223,6 +284,14 @@ def test_agent_does_not_pass_for_the_server(tmp_path: Path) -> None:
         pytest.param("etcd", "etcd Version: 3.6.8\nGit SHA: f00", "3.6.8", id="etcd"),
         pytest.param("coredns", "CoreDNS-1.14.6\nlinux/amd64, go1.26.8, ", "1.14.6", id="coredns"),
         pytest.param("envoy", "version: 1.40", None, id="not-envoy"),
+        pytest.param("spiffe-csi-driver", "spiffe-csi-driver (version 0.2.9)\nProvides the",
+                     "0.2.9", id="csi"),
+        pytest.param("spiffe-csi-driver", "spiffe-csi-driver (version (devel))\n", "devel",
+                     id="csi-checkout"),
+        pytest.param("node-driver-registrar", "/usr/bin/csi-node-driver-registrar v2.16.0",
+                     "2.16.0", id="registrar"),
+        pytest.param("node-driver-registrar", "node-driver-registrar unknown\n", "unknown",
+                     id="registrar-checkout"),
     ],
 )  # fmt: skip
 def test_version_is_read_leniently(name: str, printed: str, version: str | None) -> None:

@@ -1,0 +1,143 @@
+"""The SPIFFE CSI driver brings the Workload API into pods: read-only, while they are there."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+import pytest
+
+from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof.components.csi_driver import CsiDriver
+from svidproof.components.spire_agent import SpireAgent
+from svidproof.guests import Guest
+from svidproof.platforms.base import PlatformError
+
+pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS, Capability.CSI)
+# Who comes asks before its entry has reached the agent.
+DENIED = r"No identity issued"
+TRY_TO_CHANGE = """
+import errno, json, os, sys
+directory, socket = sys.argv[1:]
+tried = {}
+for name, act in {
+    "create a file": lambda: open(f"{directory}/new", "w").close(),
+    "make a directory": lambda: os.mkdir(f"{directory}/new"),
+    "remove the socket": lambda: os.unlink(socket),
+    "change the socket's mode": lambda: os.chmod(socket, 0o600),
+}.items():
+    try:
+        act()
+        tried[name] = "done"
+    except OSError as error:
+        tried[name] = errno.errorcode[error.errno]
+mounts = [line.split() for line in open("/proc/self/mountinfo")]
+print(json.dumps({"tried": tried, "mounts": [[m[3], m[4], m[5]] for m in mounts]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def csi(api: Testbed) -> Iterator[CsiDriver]:
+    """The driver, on every node."""
+    with contextlib.ExitStack() as stack:
+        for component in api.agents:
+            stack.enter_context(api.provoking(component, DENIED))
+        yield stack.enter_context(api.csi.running())
+
+
+@requirement("CSI-1")
+@pytest.mark.usefixtures("csi")
+def test_socket_is_there_to_read_and_nowhere_else(api: Testbed, saw: Saw) -> None:
+    """In the pod the agent's directory is mounted once, and no attempt to change it succeeds."""
+    agent = api.agent_of("api")
+    directory = str(PurePosixPath(agent.socket).parent)
+    shared = f"/{PurePosixPath(directory).name}"
+
+    with _guest(api, "csi-reader", agent) as pod:
+        _served(api, pod)
+        done = pod.run(TRY_TO_CHANGE, directory, agent.socket)
+
+    tried = done["tried"]
+    mounted = [m for m in done["mounts"] if m[0].endswith(shared)]
+    assert set(tried.values()) == {"EROFS"}, f"attempts to change it: {tried}"
+    assert [target for _, target, _ in mounted] == [directory], f"it is mounted: {mounted}"
+    options = mounted[0][2].split(",")
+    assert "ro" in options, f"it is mounted {options}"
+    saw(f"{len(tried)} attempts: EROFS")
+
+
+@requirement("CSI-2")
+@pytest.mark.usefixtures("csi")
+def test_every_pod_gets_its_own_identity_on_every_node(api: Testbed) -> None:
+    """Two pods on each node have the volume, and each is served its own SVID and nothing else."""
+    with contextlib.ExitStack() as stack:
+        pods = [
+            stack.enter_context(_guest(api, f"csi-{name}-{number}", agent))
+            for number, agent in enumerate(api.agents.values())
+            for name in ("one", "other")
+        ]
+        served = {pod.name: _served(api, pod) for pod in pods}
+
+    assert len(set(served.values())) == len(pods), f"pods share SVIDs: {served}"
+
+
+@requirement("CSI-3")
+def test_volume_goes_with_its_pod(api: Testbed, csi: CsiDriver) -> None:
+    """Once a pod is deleted its volume is mounted on the node no more; that of another stays."""
+    agent = api.agent_of("api")
+
+    with _guest(api, "csi-stays", agent) as stays, _guest(api, "csi-goes", agent) as goes:
+        _served(api, stays)
+        _served(api, goes)
+        before = csi.volumes(agent)
+        goes.leave()
+        eventually(lambda: _assert_unmounted(csi, agent, goes), budgets.VOLUMES_GONE)
+        after = csi.volumes(agent)
+
+    assert {stays.uid, goes.uid} <= before, f"of both pods only {sorted(before)} had a volume"
+    assert stays.uid in after, "the volume of the pod that stays is gone as well"
+
+
+@requirement("CSI-4")
+def test_restart_of_the_driver_cuts_nobody_off(api: Testbed, csi: CsiDriver) -> None:
+    """Another driver takes over: who runs stays connected, who comes is served, volumes go."""
+    agent, ends = api.agent_of("api"), list[str]()
+
+    with _guest(api, "csi-before", agent) as before, contextlib.ExitStack() as stack:
+        _served(api, before)
+        stack.enter_context(before.streaming(lambda answer: ends.append(str(answer))))
+        csi.restart(agent)
+        _served(api, before)
+        after = stack.enter_context(_guest(api, "csi-after", agent))
+        _served(api, after)
+        there = csi.volumes(agent)
+        closed = list(ends)
+        stack.close()
+        before.leave()
+        for pod in (before, after):
+            eventually(lambda p=pod: _assert_unmounted(csi, agent, p), budgets.VOLUMES_GONE)  # type: ignore[misc]
+
+    assert not closed, f"the Workload API stream of a running pod was closed: {closed[0]}"
+    assert {before.uid, after.uid} <= there, f"only pods {sorted(there)} had a volume"
+
+
+@contextlib.contextmanager
+def _guest(api: Testbed, name: str, agent: SpireAgent) -> Iterator[Guest]:
+    """A pod with the volume, and an entry for it."""
+    with (
+        api.guest(name, like=name, agent=agent, but={"volume": api.csi.name}) as pod,
+        api.registered(name, pod.selectors, agent=agent),
+    ):
+        yield pod
+
+
+def _served(api: Testbed, pod: Guest) -> int:
+    """Await its own SVID; returns the serial number. A pod that does not run is not served."""
+    try:
+        return pod.await_svid(api.scenario.spiffe_id(pod.name)).chain[0].serial_number
+    except PlatformError as error:
+        raise AssertionError(f"{pod.name} is not served: {error}") from None
+
+
+def _assert_unmounted(csi: CsiDriver, agent: SpireAgent, pod: Guest) -> None:
+    if pod.uid in csi.volumes(agent):
+        raise NotYet(f"the volume of {pod.name}, which is gone, is still mounted")

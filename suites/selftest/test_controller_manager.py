@@ -1,0 +1,238 @@
+"""SPIRE controller manager touches what is the testbed's own, and all that is made for it goes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import yaml
+from kubernetes.client.exceptions import ApiException
+
+from svidproof.components.controller_manager import ControllerManager
+from svidproof.platforms import _clusterwide
+from svidproof.platforms._clusterwide import ClusterWide
+from svidproof.platforms._runs import RunDirectory, owner
+from svidproof.sabotage import load_sabotage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RUN = "1a2b3c4d"
+NAME = "clusterspiffeids.spire.spiffe.io"
+KIND = yaml.safe_dump({"kind": "CustomResourceDefinition", "metadata": {"name": NAME}})
+
+
+class PaperPlatform:
+    """A platform on which nothing runs: it remembers what it was given."""
+
+    def __init__(self) -> None:
+        """Nothing was given."""
+        self.files: dict[str, str] = {}
+        self.there: dict[str, dict[str, Any]] = {}
+
+    def marks(self) -> dict[str, str]:
+        """The run's label."""
+        return {"svidproof.dev/run": RUN}
+
+    def selectors(self, place: str) -> tuple[str, ...]:
+        """Those of a pod."""
+        return ("k8s:ns:demo", f"k8s:sa:{place}", f"k8s:pod-label:app:{place}")
+
+    def put(self, _place: str, name: str, content: bytes) -> str:
+        """Keep a file."""
+        self.files[f"/{name}"] = content.decode()
+        return f"/{name}"
+
+    def declare(self, body: dict[str, Any]) -> None:
+        """Keep an object."""
+        self.there[body["metadata"]["name"]] = body
+
+    def retract(self, body: dict[str, Any]) -> None:
+        """Forget it."""
+        self.there.pop(body["metadata"]["name"], None)
+
+
+@pytest.fixture
+def paper() -> PaperPlatform:
+    """A platform on paper."""
+    return PaperPlatform()
+
+
+@pytest.fixture
+def manager(paper: PaperPlatform) -> ControllerManager:
+    """Its controller manager."""
+    return ControllerManager(cast("Any", paper), "example.org")
+
+
+def configurations(manager: ControllerManager, paper: PaperPlatform) -> list[dict[str, Any]]:
+    """What each program that runs beside the server is told."""
+    programs = manager.programs(cast("Any", SimpleNamespace(socket="/api.sock")), "kind")
+    return [yaml.safe_load(paper.files[program.args[1]]) for program in programs]
+
+
+def test_it_touches_only_its_own(manager: ControllerManager, paper: PaperPlatform) -> None:
+    """It looks at one class, makes entries of one prefix, and makes nothing but these."""
+    [told] = configurations(manager, paper)
+
+    with manager.identify("greeter", like="greeter"):
+        [body] = paper.there.values()
+    assert told["className"] == body["spec"]["className"]
+    assert manager.entry_prefix == f"{told['entryIDPrefix']}."
+    assert manager.owns({"id": f"{manager.entry_prefix}x"})
+    assert not manager.owns({"id": "x"})
+    assert RUN in told["className"]
+    assert told["reconcile"] == {"clusterSPIFFEIDs": True}
+    assert told["gcInterval"] == 1_000_000_000
+    assert "entryIDPrefixCleanup" not in told
+    assert paper.there == {}
+
+
+def test_identity_selects_who_is_like_the_place(
+    manager: ControllerManager, paper: PaperPlatform
+) -> None:
+    """By namespace and label; it can be changed, and is gone in the end even if it was before."""
+    with manager.identify("one", like="greeter", ttl=12) as ids:
+        [body] = paper.there.values()
+        ids.change(spiffeIDTemplate="other")
+        [changed] = paper.there.values()
+        ids.delete()
+        assert paper.there == {}
+
+    spec = body["spec"]
+    assert spec["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "demo"}}
+    assert spec["podSelector"] == {"matchLabels": {"app": "greeter"}}
+    assert spec["ttl"] == "12s"
+    assert changed["spec"] == {**spec, "spiffeIDTemplate": "other"}
+    assert manager.spiffe_id("greeter") == "spiffe://example.org/ns/demo/sa/greeter"
+
+
+def test_second_identity_stays(manager: ControllerManager, paper: PaperPlatform) -> None:
+    """What a sabotage puts beside it is not deleted with it."""
+    manager.sabotage = load_sabotage("second-identity-stays")
+
+    with manager.identify("one", like="greeter"):
+        assert len(paper.there) == 2
+
+    assert len(paper.there) == 1
+
+
+def test_rival_cleans_up(manager: ControllerManager, paper: PaperPlatform) -> None:
+    """A second one is of another class, and takes the first one's entries away."""
+    manager.rival = True
+
+    first, second = configurations(manager, paper)
+
+    assert second["entryIDPrefixCleanup"] == first["entryIDPrefix"]
+    assert second["className"] != first["className"]
+    assert second["health"] != first["health"]
+
+
+class PaperCluster:
+    """A cluster that may serve a kind already, whoever made it."""
+
+    client = None
+
+    def __init__(self, labels: dict[str, str] | None = None) -> None:
+        """It serves it with these labels; None if it does not."""
+        self.labels = labels
+        self.others: list[str] = []
+        self.made: list[dict[str, Any]] = []
+        self.cleared: list[str] = []
+
+    def apply_object(self, body: dict[str, Any]) -> None:
+        """Remember."""
+        self.made.append(body)
+        if body["kind"] == "CustomResourceDefinition":
+            self.labels = body["metadata"]["labels"]
+
+    def delete_wide(self, run: str) -> None:
+        """Remember."""
+        self.cleared.append(run)
+
+    def identities(self) -> list[str]:
+        """Those of others."""
+        return self.others
+
+    def read_custom_resource_definition(self, _name: str) -> Any:  # noqa: ANN401  the client's
+        """As the client's API has it."""
+        if self.labels is None:
+            raise ApiException(status=404)
+        established = SimpleNamespace(type="Established", status="True")
+        return SimpleNamespace(
+            metadata=SimpleNamespace(labels=self.labels),
+            status=SimpleNamespace(conditions=[established]),
+        )
+
+    def delete_custom_resource_definition(self, _name: str) -> None:
+        """It does not serve it any more."""
+        self.labels = None
+
+
+@pytest.fixture
+def _one_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster on paper is its own API."""
+    client = SimpleNamespace(ApiextensionsV1Api=lambda _: CLUSTERS[-1])
+    monkeypatch.setattr(_clusterwide, "kubernetes", SimpleNamespace(client=client))
+
+
+CLUSTERS: list[PaperCluster] = []
+
+
+@pytest.fixture
+def live() -> Iterator[str]:
+    """Another run, which goes on."""
+    run = RunDirectory()
+    yield run.id
+    run.close()
+
+
+def used(cluster: PaperCluster) -> PaperCluster:
+    """A cluster whose kind a run has used, and that it has left."""
+    CLUSTERS.append(cluster)
+    wide = ClusterWide(cast("Any", cluster), RUN)
+    wide.define(KIND)
+    wide.declare({"kind": "ClusterSPIFFEID", "metadata": {"name": "x"}})
+    wide.remove()
+    return cluster
+
+
+@pytest.mark.usefixtures("_one_api")
+def test_kind_that_was_made_is_removed() -> None:
+    """With the objects of the run, which are labelled; the kind is too."""
+    cluster = used(PaperCluster())
+
+    definition, item = cluster.made
+    assert definition["metadata"]["labels"]["svidproof.dev/run"] == RUN
+    assert item["metadata"]["labels"] == {"svidproof.dev/run": RUN}
+    assert cluster.cleared == [RUN]
+    assert cluster.labels is None
+
+
+@pytest.mark.usefixtures("_one_api")
+def test_kind_of_others_stays(live: str) -> None:
+    """Whether somebody else's, or that of a run that goes on."""
+    ours = {"svidproof.dev/run": live, "svidproof.dev/machine": owner()}
+
+    for labels in ({}, {"app": "spire"}, ours):
+        cluster = used(PaperCluster(labels))
+
+        assert cluster.labels is not None
+        assert [body["kind"] for body in cluster.made] == ["ClusterSPIFFEID"]
+
+
+@pytest.mark.usefixtures("_one_api")
+def test_kind_of_a_killed_run_is_removed() -> None:
+    """The next run that has used it takes it away."""
+    labels = {"svidproof.dev/run": "gone", "svidproof.dev/machine": owner()}
+
+    assert used(PaperCluster(labels)).labels is None
+
+
+@pytest.mark.usefixtures("_one_api")
+def test_kind_that_others_use_stays() -> None:
+    """Its objects would go with it."""
+    cluster = PaperCluster()
+    cluster.others = ["theirs"]
+
+    assert used(cluster).labels is not None
