@@ -11,6 +11,7 @@ from svidproof import (
     Capability,
     Measure,
     NotYet,
+    Overdue,
     Testbed,
     budgets,
     consistently,
@@ -39,12 +40,21 @@ A_WHILE = Budget("stays refused", 2 * GC_INTERVAL_S, 0.2)
 CROSSED = r"No identity issued|[Ee]ntry not found|[Ff]ailed to (sign|fetch|renew)"
 
 
+# What is deleted while it is looked over cannot be told how it stands.
+DELETED = r"Failed to update status"
+
+
 @pytest.fixture(autouse=True)
 def _refusals_are_provoked(api: Testbed) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for component in (api.spire.component, *api.agents):
             stack.enter_context(api.provoking(component, CROSSED))
+        stack.enter_context(api.provoking(api.controller.component, DELETED))
         yield
+        # The look that was under way, and the next one, belong to it.
+        end = Moment.now()
+        with contextlib.suppress(Overdue):
+            eventually(lambda: _assert_looked(api, end, 1), LOOKED)
 
 
 @requirement("CSPIFFEID-1")
