@@ -19,6 +19,8 @@ from svidproof.platforms._site import KubernetesSite
 from svidproof.platforms.base import AT_NEED, Capability, Part, PlatformError, SiteOptions
 from svidproof.platforms.cluster import ClusterSite
 from svidproof.platforms.kubernetes import KubernetesPlatform
+from svidproof.scenario import load_scenario
+from svidproof.testbed import Testbed
 from svidproof.tools import Progress, Tool
 
 if TYPE_CHECKING:
@@ -286,3 +288,36 @@ def test_namespace_of_others_is_told(run: str, expected: str) -> None:
     """A namespace that is there is never taken over."""
     with pytest.raises(PlatformError, match=f"namespace kube-system exists and {expected}"):
         PaperCluster(**{"kube-system": run}).assert_free("kube-system")
+
+
+def test_testbed_that_cannot_be_prepared_leaves_nothing() -> None:
+    """What was made before one namespace, or what is outside, could not be had is taken away."""
+    closed = []
+
+    class Full:
+        """A platform that has no room for another namespace."""
+
+        capabilities = frozenset[Capability]()
+        agents = ("spire-agent",)
+        id_prefix = "spiffe://example.org"
+
+        def private_endpoint(self, place: str, name: str) -> str:
+            """A path."""
+            return f"/{place}/{name}"
+
+        def agent_of(self, _place: str) -> str:
+            """The only one."""
+            return "spire-agent"
+
+        def settle(self, *_: object, **__: object) -> None:
+            """Say no."""
+            raise PlatformError("no more namespaces")
+
+        def close(self) -> None:
+            """Once."""
+            closed.append(True)
+
+    with pytest.raises(PlatformError, match="no more namespaces"):
+        Testbed(cast("Any", Full()), load_scenario("front-proxy"))
+
+    assert closed == [True]
