@@ -454,6 +454,7 @@ def test_order_is_the_catalogues_and_waiting_comes_last(suite: Suite) -> None:
         "test_a.py",
         "from svidproof import requirement\n"
         "import pytest\n"
+        "@pytest.fixture(scope='session')\ndef rotations(testbeds): return testbeds.get('api')\n"
         "@pytest.fixture\ndef deep(rotations): pass\n"
         "@requirement('A-1')\ndef test_waits(deep): pass\n"
         "@requirement('A-2')\ndef test_second(): pass\n"
@@ -464,6 +465,7 @@ def test_order_is_the_catalogues_and_waiting_comes_last(suite: Suite) -> None:
     result = suite.run("-v")
 
     result.stdout.fnmatch_lines(["*test_first*", "*test_second*", "*test_waits*"])
+    assert result.ret == 0
     assert [c["id"] for c in suite.report["requirements"][0]["checks"]] == [
         "test_a.py::test_first[p]",
         "test_a.py::test_waits",
