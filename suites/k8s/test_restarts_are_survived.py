@@ -169,7 +169,7 @@ def test_no_request_fails_without_the_server(restarts: Restarts) -> None:
 @contextlib.contextmanager
 def _provoking_all(api: Testbed) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for component in (api.spire.component, *api.agents):
+        for component in (api.spire.component, *api.at_need.components, *api.agents):
             stack.enter_context(api.provoking(component, LOST))
         yield
 

@@ -86,6 +86,17 @@ def test_levels_have_one_name(level: str, expected: str) -> None:
     assert parse_line("c", f'{{"level":"{level}","msg":"m"}}', SEEN).level == expected
 
 
+@pytest.mark.parametrize("name", ["time", "ts"])
+def test_line_is_dated_by_what_it_says(name: str) -> None:
+    """A JSON line has been written when it says so, by whichever logger: not when it was read."""
+    record = parse_line(
+        "c", f'{{"level":"info","msg":"m","{name}":"2026-05-01T11:59:58.5Z"}}', SEEN
+    )
+
+    assert record.wall == datetime(2026, 5, 1, 11, 59, 58, 500_000, tzinfo=UTC)
+    assert not record.fields
+
+
 @pytest.mark.parametrize("time", ["", "soon", None])
 def test_line_without_a_time_is_dated_by_its_reading(time: str | None) -> None:
     """A JSON line whose time is missing or unreadable gets the moment at which it was read."""
