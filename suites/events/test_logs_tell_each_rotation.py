@@ -167,8 +167,7 @@ def _signatures(rotations: Observation, name: str) -> list[LogRecord]:
     testbed = rotations.testbed
     lines = rotations.logs(testbed.spire.component, testbed.messages.signed)
     own = testbed.scenario.spiffe_id(name)
-    # The agents of other nodes may ask for the same ID: their SVIDs go to nobody here.
-    others = set(testbed.agent_ids.values()) - {testbed.agent_id(name)}
+    others = testbed.other_agents(name)
     return [
         line
         for line in lines

@@ -7,11 +7,11 @@ spiffe-helper itself by whatever looks after it, which ends what is left of it f
 import pytest
 
 from svidproof import Capability, Measure, needs, requirement
-from svidproof.watch.recovery import Recovery
-from svidproof.watch.renewals import LAG
+from svidproof.watch.recovery import Recovery, sha256
 
 pytestmark = pytest.mark.usefixtures("after_everything")
 SERVER, CLIENT = "manifest-server", "manifest-client"
+START = 4.0  # seconds that a program may take to start on a busy machine
 
 
 @requirement("HELPER-5")
@@ -22,7 +22,9 @@ def test_program_is_back_by_the_next_renewal(crashes: Recovery, measure: Measure
     assert CLIENT in crashes.back, f"it is not back; {crashes.late}"
     late = crashes.back[CLIENT].at - first.first.at
     measure("from renewal to the program's recovery", late, "s")
-    assert late <= LAG, f"it was back {late:.2f} s after the renewal; {crashes.late}"
+    assert late <= START, f"it was back {late:.2f} s after the renewal; {crashes.late}"
+    began = crashes.state(CLIENT).first
+    assert began == sha256(first), f"it began with another SVID than {first.serial:x}"
     _assert_new_process(crashes, CLIENT)
 
 

@@ -45,11 +45,13 @@ def test_every_svid_comes_to_the_files(renewals: Renewals, name: str, measure: M
     """Each SVID that the server signs for a workload is in its files soon after."""
     testbed, first = renewals.testbed, renewals.files(name)[0]
     own, shown = testbed.scenario.spiffe_id(name), _first_seen(renewals, Source.FILES, name)
+    others = testbed.other_agents(name)
 
     signed = {
         int(line.fields["serial_num"]): line.wall
         for line in renewals.timeline.logs(testbed.spire.component, testbed.messages.signed)
         if line.fields.get("spiffe_id") == own
+        and line.fields.get("caller_id") not in others
         and first.first.wall < line.wall < renewals.cutoff.wall
     }
 

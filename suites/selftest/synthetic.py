@@ -278,7 +278,7 @@ class World:
             agents={AGENT: SimpleNamespace(component=AGENT)},
             agent_of=lambda _: SimpleNamespace(component=AGENT),
             agent_id=lambda _: AGENT_ID,
-            agent_ids={AGENT: AGENT_ID},
+            other_agents=lambda _: frozenset(),
             boot={"envoys": 2.0},
             spire=SimpleNamespace(component=SERVER),
             components=(SERVER, AGENT, *sidecars),

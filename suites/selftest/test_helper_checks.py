@@ -77,6 +77,9 @@ def sha256(what: Sighting) -> str:
     return what.chain[0].fingerprint(hashes.SHA256()).hex()
 
 
+OWN_AGENT, OTHER_AGENT = (f"spiffe://{SCENARIO.trust_domain}/spire/agent/{n}" for n in (1, 2))
+
+
 @dataclass
 class World:
     """All that happened; sound until a test changes one thing."""
@@ -106,9 +109,15 @@ class World:
             ]
             self.signed += [
                 LogRecord("spire-server", s.first, moment(n * PERIOD - 0.05).wall, "debug", signed,
-                          {"spiffe_id": SCENARIO.spiffe_id(name), "serial_num": str(s.serial)})
+                          {"spiffe_id": SCENARIO.spiffe_id(name), "serial_num": str(s.serial),
+                           "caller_id": OWN_AGENT})
                 for n, s in enumerate(seen)
             ]  # fmt: skip
+            # What another node's agent got for the same ID comes to nobody.
+            self.signed += [
+                replace(r, fields={**r.fields, "serial_num": "4711", "caller_id": OTHER_AGENT})
+                for r in self.signed[-2:]
+            ]
             serials = frozenset({ROOT.certificate.serial_number})
             self.trusts.append(Trust(Source.FILES, name, moment(0), serials))
         self.requests = [
@@ -138,6 +147,7 @@ class World:
             scenario=SCENARIO,
             messages=messages_for("1.15.3"),
             spire=SimpleNamespace(component="spire-server"),
+            other_agents=lambda _name: frozenset({OTHER_AGENT}),
             trust_bundle=frozenset({ROOT.certificate}),
             helped={name: SimpleNamespace(state=lambda name=name: self.state(name))
                     for name in self.files},
