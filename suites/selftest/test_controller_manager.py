@@ -101,7 +101,8 @@ def test_identity_selects_who_is_like_the_place(
 
     spec = body["spec"]
     assert spec["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "demo"}}
-    assert spec["podSelector"] == {"matchLabels": {"app": "greeter"}}
+    [labels] = spec["podSelector"]["matchExpressions"]
+    assert labels == {"key": "app", "operator": "In", "values": ["greeter"]}
     assert spec["ttl"] == "12s"
     assert changed["spec"] == {**spec, "spiffeIDTemplate": "other"}
     assert manager.spiffe_id("greeter") == "spiffe://example.org/ns/demo/sa/greeter"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,6 +57,16 @@ def test_what_no_check_can_notice_is_left_out(
 
     assert {s.name: s.requirements for s in choice.tried} == tried
     assert choice == Choice(choice.tried, left_out, lacking)
+
+
+def test_what_breaks_nothing_here_is_left_out() -> None:
+    """A sabotage of what a platform has not got is not tried there, though its checks are made."""
+    wrong = [replace(sabotage("a", "ONE-1"), needs=("csi",)), sabotage("b", "ONE-1")]
+
+    choice = narrow(wrong, CHECKS, {"pause"})
+
+    assert [s.name for s in choice.tried] == ["b"]
+    assert (choice.left_out, choice.lacking) == (("a",), ("csi",))
 
 
 @pytest.mark.parametrize(
