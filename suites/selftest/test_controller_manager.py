@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,11 +10,14 @@ import pytest
 import yaml
 from kubernetes.client.exceptions import ApiException
 
+from svidproof.at_need import AtNeed
 from svidproof.components.controller_manager import ControllerManager
 from svidproof.platforms import _clusterwide
 from svidproof.platforms._clusterwide import ClusterWide
 from svidproof.platforms._runs import RunDirectory, owner
 from svidproof.sabotage import load_sabotage
+from svidproof.scenario import load_scenario
+from svidproof.waiting import NotYet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +34,7 @@ class PaperPlatform:
         """Nothing was given."""
         self.files: dict[str, str] = {}
         self.there: dict[str, dict[str, Any]] = {}
+        self.log = b""
 
     def marks(self) -> dict[str, str]:
         """The run's label."""
@@ -38,6 +43,10 @@ class PaperPlatform:
     def selectors(self, place: str) -> tuple[str, ...]:
         """Those of a pod."""
         return ("k8s:ns:demo", f"k8s:sa:{place}", f"k8s:pod-label:app:{place}")
+
+    def read_log(self, _component: str, offset: int) -> bytes:
+        """What it has logged."""
+        return self.log[offset:]
 
     def put(self, _place: str, name: str, content: bytes) -> str:
         """Keep a file."""
@@ -106,6 +115,61 @@ def test_identity_selects_who_is_like_the_place(
     assert spec["ttl"] == "12s"
     assert changed["spec"] == {**spec, "spiffeIDTemplate": "other"}
     assert manager.spiffe_id("greeter") == "spiffe://example.org/ns/demo/sa/greeter"
+
+
+def test_scenario_is_registered_by_one_identity(
+    manager: ControllerManager, paper: PaperPlatform
+) -> None:
+    """Its pods by their labels, with its TTL; and the template gives the scenario's own IDs."""
+    greeter = load_scenario("greeter")
+    at_need = AtNeed.__new__(AtNeed)
+    at_need._controller = manager
+    names = greeter.registered
+
+    with at_need.identifying(greeter, names):
+        [body] = paper.there.values()
+
+    assert paper.there == {}
+    spec = body["spec"]
+    assert spec["podSelector"]["matchExpressions"][0]["values"] == list(names)
+    assert spec["ttl"] == f"{greeter.svid_ttl}s"
+    for name in names:
+        account = greeter.workloads[name].service_account or name
+        made = spec["spiffeIDTemplate"].replace("{{ .TrustDomain }}", greeter.trust_domain)
+        made = made.replace("{{ .PodSpec.ServiceAccountName }}", account)
+        assert made == greeter.spiffe_id(name)
+
+
+STARTS, FAILS, ENDS = (
+    f'{{"level":"{level}","logger":"entry-reconciler","msg":"{message}"}}\n'
+    for level, message in (
+        ("Level(-2)", "Starting reconciliation"),
+        ("error", "Failed to list SPIRE entries"),
+        ("Level(-2)", "Reconciliation finished"),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("log", "ready"),
+    [
+        ("", False),
+        (STARTS, False),
+        (STARTS + ENDS, True),
+        (STARTS + FAILS + ENDS, False),
+        (STARTS + FAILS + ENDS + STARTS, False),
+        (STARTS + FAILS + ENDS + STARTS + ENDS, True),
+        (STARTS + ENDS + STARTS + FAILS, True),
+    ],
+)
+def test_it_is_ready_when_it_has_looked_without_an_error(
+    manager: ControllerManager, paper: PaperPlatform, log: str, *, ready: bool
+) -> None:
+    """Its last whole look counts."""
+    paper.log = log.encode()
+
+    with contextlib.nullcontext() if ready else pytest.raises(NotYet):
+        manager._assert_reconciles()
 
 
 def test_second_identity_stays(manager: ControllerManager, paper: PaperPlatform) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,7 +26,6 @@ from svidproof.tools import Progress, Tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 NODE = Node("kind-worker", "kind-worker", "uid-1")
 
@@ -233,6 +233,42 @@ def test_what_is_not_permitted_is_not_got(monkeypatch: pytest.MonkeyPatch) -> No
     }
     assert len(asked) == 1
     assert site._get_more().references == {}
+
+
+def test_image_that_no_registry_has_is_the_users_to_give() -> None:
+    """Where a cluster pulls, a scenario's own tool is in an image of the user's, or unsupported."""
+    lacking = ClusterSite({}, SiteOptions(further=("spiffe-helper",)), Progress.silent())
+    given = {"spiffe-helper": "registry.example/helper:1"}
+    options = SiteOptions(further=("spiffe-helper",), image=given)
+    site = ClusterSite({}, options, Progress.silent())
+
+    assert lacking._get_further({"workload": "w:1"}).references == {}
+    assert site._get_further({"workload": "w:1"}).references == given
+
+    assert "--image spiffe-helper=REFERENCE" in lacking.lacks[Capability.FURTHER_TOOLS]
+    assert not site.lacks
+
+
+def test_further_image_stands_on_the_workloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where images are made, it is made on that of the suite's own programs."""
+    asked: list[tuple[str, str]] = []
+    tool = Tool("spiffe-helper", "0.11.0", Path("/helper"), "go-module", "1a2b", "")
+
+    def prepare(_mode: str, component: Tool, *, base: str, **_: object) -> images.Prepared:
+        asked.append((component.name, base))
+        return images.Prepared("build", None, {component.name: "h:1"}, ("h:1",),
+                               {component.name: images.BUILT})  # fmt: skip
+
+    monkeypatch.setattr(images, "prepare_more", prepare)
+    options = SiteOptions(images="build", further=("spiffe-helper",))
+
+    more = ClusterSite({tool.name: tool}, options, Progress.silent())._get_further(
+        {"workload": "w:1"}
+    )
+
+    assert asked == [("spiffe-helper", "w:1")]
+    assert more.references == {"spiffe-helper": "h:1"}
+    assert [(part.name, part.version) for part in more.parts] == [("spiffe-helper", "0.11.0")]
 
 
 @pytest.fixture
