@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import docker
 import pytest
@@ -17,7 +17,9 @@ from svidproof.catalogue import Catalogue
 from svidproof.images import pushing
 from svidproof.manifests import render
 from svidproof.platforms import _beside, _image_registry, kind
+from svidproof.platforms._cluster import Node
 from svidproof.platforms._image_registry import ImageRegistry
+from svidproof.platforms._pods import Pods
 from svidproof.platforms._runs import RunDirectory, owner
 from svidproof.platforms.base import PlatformError, SiteOptions
 from svidproof.selection import Selection, SelectionError, Wish, select
@@ -91,6 +93,31 @@ def script(tmp_path: Path, port: int, *, running: str = "true") -> str:
 def registry() -> ImageRegistry:
     """The registry of cluster demo."""
     return ImageRegistry("demo", image="localhost/svidproof/registry:1", network="kind", run="1")
+
+
+class PaperCluster:
+    """A cluster that notes what is asked of it."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.made: list[Any] = []
+        self.removed: list[tuple[str, list[str]]] = []
+
+    def apply(self, template: str, **values: object) -> None:
+        """Take objects."""
+        self.made += yaml.safe_load_all(render(template, **values))
+
+    def delete_all_of(self, run: str, namespaces: list[str]) -> None:
+        """Drop a run's objects."""
+        self.removed.append((run, namespaces))
+
+
+def paper() -> Any:  # noqa: ANN401  it stands for a Cluster
+    """A cluster of two nodes."""
+    return PaperCluster()
+
+
+NODES = [Node(name, name, name) for name in ("one", "two")]
 
 
 class TestWords:
@@ -299,37 +326,68 @@ class TestContainer:
         stub(script(tmp_path, port, running="false").replace('echo "1: digest', "exit 1 #"))
 
         with pytest.raises(PlatformError, match="ended with status 2: out of memory"):
-            made.deliver({"envoy": OURS}, Progress.silent())
+            made.deliver({"envoy": OURS}, paper(), NODES, run="1", progress=Progress.silent())
         with pytest.raises(PlatformError, match="ended with status 2: out of memory"):
             site.platform("example.org")
 
     def test_nodes_are_told_where_it_is(self, stub: Stub, tmp_path: Path, port: int) -> None:
         """Each node by the registry's own address, and everybody by the cluster's ConfigMap."""
         asked = stub(script(tmp_path, port))
-        applied: dict[str, Any] = {}
-        cluster = SimpleNamespace(
-            apply=lambda file, **v: applied.update(yaml.safe_load(render(file, **v)))
-        )
+        cluster = paper()
 
-        registry().serve(cast("Any", cluster), ["one", "two"])
+        registry()._introduce(cluster, NODES)
 
         told = [line for line in asked.read_text().splitlines() if line.startswith("exec ")]
         folder, url = f"/etc/containerd/certs.d/localhost:{port}", '"http://172.18.0.9:5000"'
         assert [line.split()[1] for line in told] == ["one", "two"]
         assert all(f"mkdir -p {folder} && printf %s 'server = {url}" in line for line in told)
         assert f"\n[host.{url}]\n' >{folder}/hosts.toml\n" in asked.read_text()
-        [hosting] = applied["data"].values()
-        assert applied["metadata"]["namespace"] == "kube-public"
+        [hosts] = cluster.made
+        [hosting] = hosts["data"].values()
+        assert hosts["metadata"]["namespace"] == "kube-public"
         assert yaml.safe_load(hosting)["host"] == f"localhost:{port}"
 
-    def test_pods_get_what_was_pushed(self, stub: Stub, tmp_path: Path, port: int) -> None:
-        """By the names of components."""
+    def test_nodes_pull_what_was_pushed(
+        self, stub: Stub, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each of them all of it, by digest, before anything else is made there."""
         stub(script(tmp_path, port))
+        awaited: list[str] = []
+        monkeypatch.setattr(Pods, "_follow", lambda _: None)
+        monkeypatch.setattr(Pods, "await_running", lambda _, name: awaited.append(name))
+        wanted, cluster = {"envoy": OURS, "workload": OURS}, paper()
 
-        delivered = registry().deliver({"envoy": OURS, "workload": OURS}, Progress.silent())
+        there = registry().deliver(wanted, cluster, NODES, run="1", progress=Progress.silent())
 
         name = f"localhost:{port}/svidproof/envoy@{DIGEST}"
-        assert delivered == {"envoy": name, "workload": name}
+        assert there == {"envoy": name, "workload": name}
+        pods = [body for body in cluster.made if body["kind"] == "Pod"]
+        nodes = [str(pod["spec"]["affinity"]).partition("values': ['")[2][:3] for pod in pods]
+        assert nodes == ["one", "two"]
+        assert awaited == [pod["metadata"]["name"] for pod in pods]
+        for pod in pods:
+            containers = pod["spec"]["containers"]
+            assert {c["name"]: c["image"] for c in containers} == there
+            assert {c["imagePullPolicy"] for c in containers} == {"IfNotPresent"}
+        assert cluster.removed == [("1", ["svidproof-1-images"])]
+
+    def test_node_that_cannot_pull(
+        self, stub: Stub, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What Kubernetes says of the pod is told, and nothing is left of it."""
+        stub(script(tmp_path, port))
+        cluster = paper()
+
+        def refuse(_: object, name: str) -> None:
+            raise PlatformError(f"pod {name}: ErrImagePull")
+
+        monkeypatch.setattr(Pods, "_follow", lambda _: None)
+        monkeypatch.setattr(Pods, "await_running", refuse)
+
+        with pytest.raises(PlatformError, match="pod images-0: ErrImagePull"):
+            registry().deliver({"envoy": OURS}, cluster, NODES, run="1", progress=Progress.silent())
+
+        assert cluster.removed == [("1", ["svidproof-1-images"])]
 
 
 class TestCluster:
