@@ -57,7 +57,12 @@ def look(bin_: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Docker:
     def run(
         *, info: dict[str, object] | None = None, inotify: int = 1 << 20, **told: tuple[Any, ...]
     ) -> dict[str, Finding]:
-        here = {"Name": socket.gethostname(), "CgroupVersion": "2", "DockerRootDir": str(tmp_path)}
+        here = {
+            "Name": socket.gethostname(),
+            "CgroupVersion": "2",
+            "DockerRootDir": str(tmp_path),
+            "RegistryConfig": {"InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"]},
+        }
         tell("info", {**here, **(info or {})})
         for name in ("max_user_watches", "max_user_instances"):
             (limits / name).write_text(f"{inotify}\n")
@@ -141,7 +146,7 @@ def test_privileged_containers_are_tried_with_an_image_of_ours(
     assert finding.ok is ok
     assert found in finding.found
     assert finding.hint or ok
-    assert "image ls --quiet --filter label=svidproof=1" in asked
+    assert "image ls --quiet --filter=reference=localhost/svidproof/node --filter" in asked
     assert "run --rm --pull never --network none --privileged --entrypoint true abc" in asked
 
 
@@ -201,6 +206,14 @@ def test_docker_elsewhere_is_not_measured_here(look: Docker) -> None:
     assert look(info={"Name": "elsewhere", "MemTotal": 1 << 30})["docker memory"].ok is False
 
 
+def test_docker_that_demands_tls_of_a_local_registry(look: Docker) -> None:
+    """Only one way to bring images needs it, which is named."""
+    finding = look(info={"RegistryConfig": {"InsecureRegistryCIDRs": ["10.0.0.0/8"]}})
+
+    assert finding["local registry"].ok is None
+    assert "--images registry needs 127.0.0.0/8" in finding["local registry"].hint
+
+
 def test_packages_of_the_extra_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that installs them."""
     (there,) = machine.packages(("pytest",))
@@ -227,5 +240,6 @@ def test_kind_looks_at_docker_tools_and_packages(
 
     names = [finding.name for finding in doctor.examine({}, "kind", SiteOptions())]
 
-    assert {"docker", "privileged", "kind", "kubectl", "kubernetes", "pytest-kind"} <= set(names)
+    needed = {"docker", "privileged", "kind", "kubectl", "kubernetes", "pytest-kind"}
+    assert needed | {"local registry", "registry"} <= set(names)
     assert names[0] == "python"

@@ -128,7 +128,7 @@ class TestReferences:
         pulled = pins.current().pulled
 
         at_need = {name for names in AT_NEED.values() for name in names}
-        assert set(pulled) == {*images.NAMES[:3], *at_need, "base"}
+        assert set(pulled) == {*images.NAMES[:3], *at_need, "base", "registry"}
         digests = [digest for image in pulled.values() for digest in image.digests.values()]
         assert digests
         assert all(d.startswith("sha256:") and len(d) == len("sha256:") + 64 for d in digests)
@@ -234,6 +234,18 @@ class TestNode:
         held = {need.name for need in built[0].needs}
         assert {"spire-server", "envoy", "workload", "kube-proxy", "pause"} <= held
         assert "spire-agent" not in held
+
+    def test_node_that_is_to_pull_holds_none_of_them(
+        self, cache: Cache, built: list[Recipe]
+    ) -> None:
+        """It does not change with the suite's own programs either; all are brought to it."""
+        prepared = images.prepare("build", components(cache), preload=False)
+
+        held = {need.name for need in built[0].needs}
+        assert "kube-proxy" in held
+        assert not held & {*images.NAMES}
+        assert set(prepared.to_load) == set(prepared.references.values())
+        assert {recipe.name for recipe in built} == {"node", *images.NAMES}
 
     def test_overlay_makes_another_node(
         self,

@@ -1,4 +1,4 @@
-"""Images come out of a registry as they were asked for, or a line says why not."""
+"""Images come out of a registry, and get into one, as asked for; or a line says why not."""
 
 import hashlib
 import http.server
@@ -38,7 +38,14 @@ def _digest(content: bytes) -> str:
 
 
 class Registry(http.server.ThreadingHTTPServer):
-    """A registry with one image of one file, by the OCI distribution specification."""
+    """A registry with one image of one file, by the OCI distribution specification.
+
+    Attributes:
+        files: what it has, by path.
+        refuses: whether it takes no more.
+    """
+
+    refuses = False
 
     def __init__(self) -> None:
         """Make the image."""
@@ -88,6 +95,38 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer with the content."""
         self._answer(body=True)
+
+    def do_POST(self) -> None:
+        """Begin to take a layer, or a configuration."""
+        self._took(202, location=f"{self.path}1")
+
+    def do_PATCH(self) -> None:
+        """Take it, as it comes, in chunks; its digest, and so its name, is told afterwards."""
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        self._keep("blobs", content)
+        self._took(202, location=self.path, content=content)
+
+    def do_PUT(self) -> None:
+        """Take a manifest; or what else comes in one piece; or that this was the end."""
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self._keep("manifests" if "/manifests/" in self.path else "blobs", content)
+        self._took(201, location=self.path, content=content)
+
+    def _keep(self, what: str, content: bytes) -> None:
+        repository, kind = self.path.partition(f"/{what}/")[0], self.headers["Content-Type"]
+        self.server.files[f"{repository}/{what}/{_digest(content)}"] = (kind, content)
+
+    def _took(self, status: int, *, location: str, content: bytes = b"") -> None:
+        self.send_response(403 if self.server.refuses else status)
+        self.send_header("Location", location)
+        self.send_header("Range", f"0-{max(len(content), 1) - 1}")
+        self.send_header("Docker-Content-Digest", _digest(content))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _answer(self, *, body: bool) -> None:
         found = self.server.files.get(self.path)
@@ -187,3 +226,31 @@ def test_own_images_are_all_taken(registry: Registry) -> None:
     assert set(prepared.to_load) == set(prepared.references.values())
     assert set(prepared.sources.values()) == {f"{wanted}@{registry.digest}"}
     assert prepared.node == "kindest/node:v1.34.4"
+
+
+def test_what_is_pushed_is_pulled(registry: Registry) -> None:
+    """An image is in the registry by the digest that is returned, and its name there not here."""
+    ours = take(f"{registry.image}:v1").reference
+    address = f"localhost:{registry.server_port}"
+
+    pushed = images.push([ours], address, Progress.silent())
+
+    path, _, digest = pushed[ours].removeprefix(f"{address}/").partition("@")
+    _, manifest = registry.files[f"/v2/{path}/manifests/{digest}"]
+    blobs = [json.loads(manifest)["config"], *json.loads(manifest)["layers"]]
+    assert len(blobs) == 2
+    assert all(f"/v2/{path}/blobs/{blob['digest']}" in registry.files for blob in blobs)
+    assert engine.has(ours)
+    assert not engine.run("image", "ls", "--quiet", f"{address}/svidproof/envoy")
+
+
+def test_registry_that_takes_nothing(registry: Registry) -> None:
+    """The line has the image and what Docker says; its name there is dropped all the same."""
+    ours = take(f"{registry.image}:v1").reference
+    address = f"localhost:{registry.server_port}"
+    registry.refuses = True
+
+    with pytest.raises(images.ImageError, match=rf"{address}/svidproof/envoy:\w+ cannot be pushed"):
+        images.push([ours], address, Progress.silent())
+
+    assert not engine.run("image", "ls", "--quiet", f"{address}/svidproof/envoy")

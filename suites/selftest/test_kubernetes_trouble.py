@@ -122,6 +122,22 @@ def test_status_is_as_a_processs(code: int, expected: int) -> None:
     assert (found.running, found.status) == (False, expected)
 
 
+def test_reason_for_an_image_that_is_not_pulled_has_room() -> None:
+    """However often the node names the image before it comes to the reason."""
+    name = f"localhost:32769/svidproof/workload@sha256:{'a' * 64}"
+    message = (
+        f'failed to pull and unpack image "{name}": failed to resolve reference "{name}": failed '
+        'to do request: Head "http://172.18.0.6:5000/": dial tcp 172.18.0.6:5000: connect: refused'
+    )
+    waiting = SimpleNamespace(reason="ErrImagePull", message=message)
+
+    with pytest.raises(PlatformError) as error:
+        pods(pod(status("files", waiting=waiting))).assert_hopeful("api")
+
+    told = f"files: ErrImagePull: {name}: dial tcp 172.18.0.6:5000: connect: refused"
+    assert told in str(error.value)
+
+
 def test_lost_pod_is_noticed() -> None:
     """A pod that somebody else deleted is lost; one that was never there is not."""
     assert pods(None).is_lost("api")

@@ -63,7 +63,7 @@ def test_each_purpose_has_its_own_tools() -> None:
     assert tools.needed_for("local") == tools.UNDER_TEST
     assert tools.needed_for("kind") == ("kind", "kubectl")
     assert {*tools.UNDER_TEST, "kubelet", "etcd", "coredns"} < {*tools.needed_for("images")}
-    uses = ("local", "kind", "images", "some-checks")
+    uses = ("local", "kind", "images", "registry", "some-checks")
     assert {n for use in uses for n in tools.needed_for(use)} == {*tools.known_tools()}
     at_need = {name for names in AT_NEED.values() for name in names}
     assert {*tools.needed_for("some-checks")} == at_need
@@ -77,6 +77,13 @@ def test_each_purpose_has_its_own_tools() -> None:
         pytest.param("local", "pull", ["spire-server", "spire-agent", "envoy"], id="local"),
         pytest.param("kind", "build", ["spire-server", "spire-agent", "envoy"], id="built"),
         pytest.param("kind", "pull", ["envoy"], id="pulled"),
+        pytest.param("kind", "pull,registry", ["envoy"], id="pulled-registry"),
+        pytest.param(
+            "kind",
+            "build,registry",
+            ["spire-server", "spire-agent", "envoy", "registry"],
+            id="built-registry",
+        ),
         pytest.param("cluster", "pull", [], id="cluster"),
     ],
 )
@@ -88,7 +95,7 @@ def test_only_what_the_platform_needs_is_made(
     chosen = Selection(wish, (), (), frozenset(), narrowed=False)
 
     assert list(chosen.resolve_tools(chosen.site(["api"]))) == needed
-    assert asked == {name: None if name == "envoy" else "1.14.0" for name in needed}
+    assert asked == {name: "1.14.0" if name.startswith("spire") else None for name in needed}
 
 
 @pytest.mark.parametrize("name", scenario_names())
