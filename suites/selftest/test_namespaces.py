@@ -40,6 +40,7 @@ class PaperCluster(Cluster):
         self.lingers = 0
         self.refuses = ""
         self.removed: list[str] = []
+        self.pulled: list[dict[str, str]] = []
 
     def namespace_run(self, name: str) -> str | None:
         """Look; what is being removed is gone when it was looked at often enough."""
@@ -280,7 +281,8 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> Callable[[PaperCluster], Cluster
         monkeypatch.setattr(_kubeconfig, "choose", lambda _: context)
         monkeypatch.setattr(clusters, "Cluster", lambda *_: cluster)
         monkeypatch.setattr(clusters, "missing_permissions", lambda *_: [])
-        monkeypatch.setattr(ClusterSite, "_images", lambda _: ({}, []))
+        monkeypatch.setattr(ClusterSite, "_images", lambda _: ({"envoy": "envoy:1"}, []))
+        monkeypatch.setattr(clusters, "pull", lambda *told: cluster.pulled.append(told[2]))
         site = ClusterSite({}, SiteOptions(namespace="demo"), Progress.silent())
         site.open()
         site.close()
@@ -297,6 +299,7 @@ def test_what_a_killed_run_left_is_no_hindrance(
     cluster.lingers = 3
 
     assert entered(cluster).parts[-1].version == "1.34.0"
+    assert cluster.pulled == [{"envoy": "envoy:1"}], "or a renewal passes while one is pulled"
 
     assert cluster.removed == ["demo", "demo-spire"]
     assert cluster.lingers < 0
