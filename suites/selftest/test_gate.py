@@ -310,8 +310,10 @@ class TestForms:
             "| HANDSHAKE-4 is fail (and 2 more) |"
         )
         assert rows["2/run"].endswith("| kind | 1.15.3 | 1.40.0 | core: pass | accepted |  |")
-        torn = next(line for line in lines if "is not JSON" in line)
+        torn = next(line for line in lines if "is not JSON" in line and line[0] == "|")
         assert "| - | - | - | - | **refused** |" in torn
+        reasons = lines[lines.index("<details><summary>All reasons</summary>") :]
+        assert len([line for line in reasons if "svidproof-1/run: " in line]) == 3
 
     def test_markdown_of_a_good_release_says_so(
         self, store: Store, checks: dict[str, list[str]]
