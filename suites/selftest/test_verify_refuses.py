@@ -185,7 +185,16 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
             "a deviation that the catalogue does not know",
             id="deviation-of-another-check",
         ),
-        pytest.param(lambda r: r.update(components=[]), "under test", id="no-components"),
+        pytest.param(
+            lambda r: r.update(components=[]),
+            "does not say what was under test",
+            id="no-components",
+        ),
+        pytest.param(
+            lambda r: r["components"].pop(2),
+            "deviation envoy-lax is not one of the version under test",
+            id="deviation-of-nothing",
+        ),
         pytest.param(
             lambda r: r["run"].update(started=build.stamp(NOW)),
             "its run ended before it began",
@@ -289,6 +298,24 @@ def test_every_profile_must_hold(
 
     assert refusals(report, catalogue, both) == ["it is about core, not about profile more"]
     assert refusals(build.build(spoil(profiles=("core", "more")), catalogue), catalogue, both) == []
+
+
+def test_profile_that_there_is_not_does_not_hold(
+    report: dict[str, Any], catalogue: Catalogue
+) -> None:
+    """Whoever asks."""
+    policy = replace(CORE, profiles=("gold",))
+
+    assert refusals(report, catalogue, policy) == ["it is about core, not about profile gold"]
+
+
+def test_failure_in_another_profile_is_one(spoil: Spoil, catalogue: Catalogue) -> None:
+    """What else was asked for in the same run must hold, too."""
+    report = build.build(spoil("test_a", profiles=("core", "more")), catalogue)
+
+    problems = refusals(report, catalogue, replace(CORE, profiles=("more",)))
+
+    assert problems == ["its verdict is not-conformant: ONE-1 does not hold"]
 
 
 def test_deviation_of_another_version_is_refused(evidence: Evidence, catalogue: Catalogue) -> None:
