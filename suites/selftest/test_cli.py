@@ -6,19 +6,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from svidproof import catalogue as catalogues
 from svidproof import child, cli, doctor, interrupts, selection, selftest, standing, tools
-from svidproof.catalogue import Catalogue
 from svidproof.platforms import registry
-from svidproof.report import build, publish
-from svidproof.report.model import Evidence
 from svidproof.sabotage import Sabotage
 from svidproof.settings import TIMINGS
 
@@ -79,6 +74,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("verify", "x.json", "--max-age", "long"), "long is not an age like"),
         (("verify", "x.json", "--expect", "spire"), "spire is not like spire="),
         (("verify", "x.json", "--profile", "gold"), "unknown profile gold"),
+        (("verify", "x.json", "--matrix", "spire=1,"), "spire=1, is not like platform=local"),
+        (("verify", "x.json", "--matrix", "a=1,a=2"), "a=1,a=2 has a twice: write its values"),
         (("selftest", "--only", "nothing"), "unknown sabotage nothing: there are"),
     ],
 )
@@ -145,36 +142,6 @@ def test_list_shows_requirements_with_their_checks(svidproof: Command) -> None:
     assert code == 0
     assert [row["id"] for row in rows if row["level"] == "core" and not row["checks"]] == []
     assert [c["id"] for row in rows for c in row["checks"] if not c["claim"]] == []
-
-
-def test_verify_accepts_and_refuses(
-    svidproof: Command, tmp_path: Path, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A directory or a file; one bad report spoils the lot."""
-    real = catalogues.read(child.suites() / "catalogue.toml")
-    good = build.build(evidence_of(real, evidence), real)
-    for name in ("good", "bad"):
-        (tmp_path / name).mkdir()
-    publish.publish(good, tmp_path / "good")
-    (tmp_path / "bad" / "report.json").write_text("{}")
-    (tmp_path / "torn.json").write_text('{"a": ')
-    monkeypatch.setattr(cli, "_catalogue", lambda: real)
-    age = ("--max-age", "99999d")
-
-    assert svidproof("verify", str(tmp_path / "good"), *age)[0] == 0
-    code, out, _ = svidproof("verify", str(tmp_path / "good"), str(tmp_path / "bad"), *age)
-    assert code == 1
-    assert "good/report.json: accepted" in out
-    assert "bad/report.json: refused" in out
-    assert svidproof("verify", str(tmp_path / "torn.json"))[0] == 2
-    assert svidproof("verify", str(tmp_path / "good"))[0] == 1, "it is too old"
-
-
-def evidence_of(catalogue: Catalogue, like: Evidence) -> Evidence:
-    """A good run of the real catalogue."""
-    ids = tuple(r.id for r in catalogue.of_profile("core"))
-    check = replace(like.checks[0], requirements=ids)
-    return replace(like, requirements=ids, checks=(check,))
 
 
 def test_doctor_says_what_to_do(svidproof: Command, cache: Path) -> None:

@@ -10,14 +10,25 @@ import pytest
 
 from svidproof.catalogue import Catalogue, parse
 from svidproof.outcome import Result
-from svidproof.report import build
+from svidproof.report import build, read
+from svidproof.report.expectation import (
+    Expectation,
+    parse_expectation,
+    parse_matrices,
+    parse_matrix,
+)
 from svidproof.report.model import Component, Evidence
-from svidproof.report.verify import Policy, parse_age, parse_expectation, refusals
+from svidproof.report.verify import Policy, parse_age, refusals
 
 Spoil = Callable[..., Evidence]
 Edit = Callable[[dict[str, Any]], object]
 NOW = datetime(2026, 5, 1, 13, 0, tzinfo=UTC)
-CORE = Policy("core", NOW)
+CHECKS = {
+    "ONE-1": ["a/test_a.py::test_a", "a/test_c.py::test_c"],
+    "ONE-2": ["a/test_b.py::test_b[x]", "a/test_b.py::test_b[lax]"],
+    "TWO-1": ["a/test_c.py::test_c"],
+}
+CORE = Policy(("core",), NOW, CHECKS)
 
 
 def first(report: dict[str, Any]) -> dict[str, Any]:
@@ -36,31 +47,45 @@ def sealed(report: dict[str, Any], edit: Edit) -> dict[str, Any]:
 
 def test_sound_report_is_accepted(report: dict[str, Any], catalogue: Catalogue) -> None:
     """Nothing speaks against the good run."""
-    expect = {"spire": "1.15.3", "spire-agent": "1.15.3", "envoy": "1.40.0"}
+    words = ("spire=1.15.3", "spire-agent=v1.15.3", "envoy=1.40.0", "platform=local")
+    expect = tuple(map(parse_expectation, words))
 
     assert refusals(report, catalogue, replace(CORE, expect=expect)) == []
 
 
+def test_a_tool_beside_spire_has_a_version_of_its_own(
+    evidence: Evidence, catalogue: Catalogue
+) -> None:
+    """SPIRE's controller manager is not of SPIRE's release."""
+    beside = Component("spire-controller-manager", "0.6.2", "go-module", "d" * 64)
+    more = replace(evidence, components=(*evidence.components, beside))
+    expect = (Expectation("spire", "1.15.3"), Expectation("spire-controller-manager", "0.6.2"))
+
+    policy = replace(CORE, expect=expect)
+
+    assert refusals(build.build(more, catalogue), catalogue, policy) == []
+
+
 @pytest.mark.parametrize(
-    ("content", "because"),
+    "content",
     [
-        pytest.param([], "schema", id="not-an-object"),
-        pytest.param({}, "schema", id="empty"),
-        pytest.param(None, "schema", id="null"),
+        pytest.param([], id="not-an-object"),
+        pytest.param({}, id="empty"),
+        pytest.param(None, id="null"),
     ],
 )
-def test_what_is_no_report_is_refused(content: object, because: str, catalogue: Catalogue) -> None:
+def test_what_is_no_report_is_refused(content: object) -> None:
     """JSON of any other kind."""
-    assert [because in problem for problem in refusals(content, catalogue, CORE)] == [True]
+    assert "it does not keep the schema" in str(read.unsoundness(content))
 
 
-def test_edited_report_is_refused(report: dict[str, Any], catalogue: Catalogue) -> None:
+def test_edited_report_is_refused(report: dict[str, Any]) -> None:
     """Whoever edits a report by hand changes its digest."""
     report["reason"] = "it is good"
 
-    assert refusals(report, catalogue, CORE) == [
-        "its digest does not match: it was changed after it was written"
-    ]
+    assert (
+        read.unsoundness(report) == "its digest does not match: it was changed after it was written"
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,6 +107,44 @@ def test_edited_report_is_refused(report: dict[str, Any], catalogue: Catalogue) 
         pytest.param(lambda r: first(r).update(checks=[]), "ONE-1 was not checked", id="no-check"),
         pytest.param(lambda r: r["requirements"].pop(0), "ONE-1 is not in it", id="missing"),
         pytest.param(
+            lambda r: r["requirements"].pop(2), "TWO-1 is not in it", id="missing-extended"
+        ),
+        pytest.param(
+            lambda r: r["requirements"].append(first(r)),
+            "ONE-1 is in it more than once",
+            id="repeated",
+        ),
+        pytest.param(
+            lambda r: first(r)["checks"].pop(0),
+            "ONE-1 lacks 1 of its 2 checks: a/test_a.py::test_a",
+            id="check-left-out",
+        ),
+        pytest.param(
+            lambda r: first(r)["checks"][0].update(id="a/test_a.py::test_easy"),
+            "ONE-1 has checks that this svidproof does not know: a/test_a.py::test_easy",
+            id="check-of-others",
+        ),
+        pytest.param(
+            lambda r: first(r)["checks"].append(first(r)["checks"][0]),
+            "ONE-1 has checks that are told more than once",
+            id="check-repeated",
+        ),
+        pytest.param(
+            lambda r: first(r)["checks"][0].update(duration_s=0),
+            "ONE-1 has checks that took no time, so they did not run: a/test_a.py::test_a",
+            id="zero-duration",
+        ),
+        pytest.param(
+            lambda r: r["requirements"][2]["checks"][0].update(outcome="known-deviation"),
+            "it tells several ends of one check: a/test_c.py::test_c",
+            id="two-ends",
+        ),
+        pytest.param(
+            lambda r: r["deviations"].clear(),
+            "its deviations are not those that its checks met",
+            id="deviation-hidden",
+        ),
+        pytest.param(
             lambda r: r.update(requirements=[]), "it has no check that ran", id="zero-checks"
         ),
         pytest.param(
@@ -101,6 +164,11 @@ def test_edited_report_is_refused(report: dict[str, Any], catalogue: Catalogue) 
             id="profile",
         ),
         pytest.param(
+            lambda r: r["profiles"]["core"]["core"].update(total=1),
+            "its profiles is not what its checks come to",
+            id="counts",
+        ),
+        pytest.param(
             lambda r: r.update(verdict="inconclusive"),
             "its verdict is not what its checks come to",
             id="verdict",
@@ -117,11 +185,30 @@ def test_edited_report_is_refused(report: dict[str, Any], catalogue: Catalogue) 
             "a deviation that the catalogue does not know",
             id="deviation-of-another-check",
         ),
-        pytest.param(lambda r: r.update(components=[]), "under test", id="no-components"),
+        pytest.param(
+            lambda r: r.update(components=[]),
+            "does not say what was under test",
+            id="no-components",
+        ),
+        pytest.param(
+            lambda r: r["components"].pop(2),
+            "deviation envoy-lax is not one of the version under test",
+            id="deviation-of-nothing",
+        ),
         pytest.param(
             lambda r: r["run"].update(started=build.stamp(NOW)),
             "its run ended before it began",
             id="backwards",
+        ),
+        pytest.param(
+            lambda r: r["run"].update(finished="2026-13-01T00:00:00.000Z"),
+            "no such times",
+            id="no-time",
+        ),
+        pytest.param(
+            lambda r: r["suite"].update(version="99.0"),
+            "svidproof 99.0 made it, here is",
+            id="another-svidproof",
         ),
         pytest.param(
             lambda r: r["suite"].update(catalogue_sha256="0" * 64),
@@ -185,18 +272,50 @@ def test_report_of_a_bad_run_is_refused(
 @pytest.mark.parametrize(
     ("expect", "because"),
     [
-        pytest.param({"envoy": "1.39.0"}, "envoy 1.40.0 was under test", id="other-version"),
-        pytest.param({"spire": "1.15"}, "spire-server 1.15.3 was under test", id="not-a-prefix"),
-        pytest.param({"istio": "1"}, "no component istio", id="unknown"),
+        pytest.param("envoy=1.39.0", "envoy 1.40.0 was under test", id="other-version"),
+        pytest.param("spire=1.15", "spire-server 1.15.3 was under test", id="not-a-prefix"),
+        pytest.param("istio=1", "no component istio", id="unknown"),
+        pytest.param("platform=kind", "its platform is local, kind is expected", id="platform"),
     ],
 )
 def test_other_components_are_refused(
-    report: dict[str, Any], catalogue: Catalogue, expect: dict[str, str], because: str
+    report: dict[str, Any], catalogue: Catalogue, expect: str, because: str
 ) -> None:
     """A gate for one release does not open for another."""
-    problems = refusals(report, catalogue, replace(CORE, expect=expect))
+    policy = replace(CORE, expect=(parse_expectation(expect),))
 
-    assert any(because in problem for problem in problems), problems
+    problems = refusals(report, catalogue, policy)
+
+    assert len(problems) == (2 if expect == "spire=1.15" else 1)
+    assert because in problems[0]
+
+
+def test_every_profile_must_hold(
+    spoil: Spoil, report: dict[str, Any], catalogue: Catalogue
+) -> None:
+    """Of several; one that was not asked for in the run does not."""
+    both = replace(CORE, profiles=("core", "more"))
+
+    assert refusals(report, catalogue, both) == ["it is about core, not about profile more"]
+    assert refusals(build.build(spoil(profiles=("core", "more")), catalogue), catalogue, both) == []
+
+
+def test_profile_that_there_is_not_does_not_hold(
+    report: dict[str, Any], catalogue: Catalogue
+) -> None:
+    """Whoever asks."""
+    policy = replace(CORE, profiles=("gold",))
+
+    assert refusals(report, catalogue, policy) == ["it is about core, not about profile gold"]
+
+
+def test_failure_in_another_profile_is_one(spoil: Spoil, catalogue: Catalogue) -> None:
+    """What else was asked for in the same run must hold, too."""
+    report = build.build(spoil("test_a", profiles=("core", "more")), catalogue)
+
+    problems = refusals(report, catalogue, replace(CORE, profiles=("more",)))
+
+    assert problems == ["its verdict is not-conformant: ONE-1 does not hold"]
 
 
 def test_deviation_of_another_version_is_refused(evidence: Evidence, catalogue: Catalogue) -> None:
@@ -229,7 +348,7 @@ def test_ages_are_written_with_a_unit(text: str, age: timedelta) -> None:
     assert parse_age(text) == age
 
 
-@pytest.mark.parametrize("text", ["", "24", "h", "1w", "-1h", "1.5h"])
+@pytest.mark.parametrize("text", ["", "24", "h", "1w", "-1h", "1.5h", "9999999999d"])
 def test_other_ages_are_refused(text: str) -> None:
     """Nothing is guessed."""
     with pytest.raises(ValueError, match="is not an age like"):
@@ -239,5 +358,33 @@ def test_other_ages_are_refused(text: str) -> None:
 def test_expectations_name_component_and_version() -> None:
     """`v` before a version does not matter; the rest does."""
     assert parse_expectation("spire=v1.15.3") == ("spire", "1.15.3")
-    with pytest.raises(ValueError, match="is not like"):
-        parse_expectation("spire")
+
+
+@pytest.mark.parametrize("text", ["spire", "=1", "spire=", "spire=1,envoy=2", "spire=1/2"])
+def test_other_expectations_are_refused(text: str) -> None:
+    """Nothing is guessed."""
+    with pytest.raises(ValueError, match=r"is not like spire=1\.15\.3"):
+        parse_expectation(text)
+
+
+def test_a_matrix_is_all_its_combinations() -> None:
+    """In order; what two lines say twice counts once."""
+    cells = parse_matrices(["platform=local,spire=1/2", "spire=2,platform=kind", "spire=2"])
+    again = parse_matrices(["spire=1", "spire=1/2"])
+
+    assert [", ".join(map(str, cell)) for cell in cells] == [
+        "platform=local, spire=1",
+        "platform=local, spire=2",
+        "spire=2, platform=kind",
+        "spire=2",
+    ]
+    assert [str(cell[0]) for cell in again] == ["spire=1", "spire=2"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "spire", "spire=", "spire=1/", "spire=1,", "=1", "spire=1,spire=2"]
+)
+def test_other_matrices_are_refused(text: str) -> None:
+    """A gap in what was asked for would be a hole in the gate."""
+    with pytest.raises(ValueError, match=r"is not like|twice"):
+        parse_matrix(text)

@@ -1,0 +1,315 @@
+"""action.yml and the workflows: the shell of each step is run as it stands, and both agree."""
+
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from svidproof import catalogue as catalogues
+from svidproof import child, listing
+from svidproof.manifests import data_root
+from svidproof.outcome import Result
+from svidproof.report import build, publish
+from svidproof.report.expectation import parse_matrices
+from svidproof.report.model import Check, Component, Evidence
+
+ROOT = data_root()
+WORKFLOWS = ROOT / ".github" / "workflows"
+EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
+PIN = re.compile(r"uses: ([\w./-]+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)")
+INPUTS = {
+    "inputs.platform": "local",
+    "inputs.profile": "core",
+    "inputs.spire": "",
+    "inputs.envoy": "",
+    "inputs.kubernetes": "",
+    "inputs.args": "",
+}
+
+
+@pytest.fixture(autouse=True)
+def _checkout() -> None:
+    if not (ROOT / "pyproject.toml").is_file():
+        pytest.skip("what GitHub reads is in a checkout only")  # noqa: TID251  no check
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file of YAML; its key `on` stays text."""
+    content: dict[str, Any] = yaml.load(path.read_text("utf-8"), yaml.BaseLoader)  # noqa: S506
+    return content
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a step left behind."""
+
+    code: int
+    outputs: dict[str, str]
+    summary: str
+    log: str
+
+
+class Runner:
+    """Runs steps of action.yml as GitHub's runner does, in a directory of its own."""
+
+    def __init__(self, home: Path) -> None:
+        """Use `home`, which is empty."""
+        self.home = home
+        self.steps = {s["id"]: s for s in read(ROOT / "action.yml")["runs"]["steps"] if "id" in s}
+        (home / "temp").mkdir()
+
+    def run(self, name: str, context: Mapping[str, str]) -> Ended:
+        """Run one step; `context` says what each expression in its `env` comes to."""
+        step, files = self.steps[name], {}
+        for file in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY"):
+            files[file] = self.home / file
+            files[file].write_text("")
+        script = self.home / f"{name}.sh"
+        script.write_text(step["run"])
+        done = subprocess.run(
+            ["/bin/bash", "--noprofile", "--norc", "-eo", "pipefail", script],
+            env={
+                **os.environ,
+                **{key: str(path) for key, path in files.items()},
+                "RUNNER_TEMP": str(self.home / "temp"),
+                "GITHUB_ACTION_PATH": str(ROOT),
+                **{
+                    key: EXPRESSION.sub(lambda m: context[m[1]], value)
+                    for key, value in step["env"].items()
+                },
+            },
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        lines = files["GITHUB_OUTPUT"].read_text().splitlines()
+        outputs = dict(line.split("=", 1) for line in lines)
+        summary = files["GITHUB_STEP_SUMMARY"].read_text()
+        return Ended(done.returncode, outputs, summary, done.stdout)
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Runner:
+    """A runner of GitHub's, as far as steps can tell."""
+    home = tmp_path / "a runner"
+    home.mkdir()
+    return Runner(home)
+
+
+@pytest.fixture
+def installed(runner: Runner) -> dict[str, str]:
+    """The inputs, and what the first step leaves: this svidproof, and a place for the report."""
+    report = runner.home / "temp" / "report"
+    report.mkdir()
+    return {
+        **INPUTS,
+        "steps.install.outputs.command": str(Path(sys.executable).with_name("svidproof")),
+        "steps.install.outputs.report": str(report),
+    }
+
+
+def test_install_makes_an_environment_of_its_own(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what the platform needs, a key for what is asked for, and a name of one line."""
+    home = runner.home / "temp" / "svidproof"
+    venv.create(home, with_pip=True)
+    pip = [str(home / "bin" / "python"), "-m", "pip"]
+    subprocess.run([*pip, "install", "--quiet", "hatchling>=1.27,<2"], check=True)
+    # The wheel is made and installed; what it stands on takes a minute, and is pip's own business.
+    monkeypatch.setenv("PIP_NO_DEPS", "true")
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "false")  # pip's spelling of: no isolation
+    monkeypatch.setenv("PIP_REPORT", str(runner.home / "pip.json"))
+    (name,) = EXPRESSION.findall(runner.steps["install"]["env"]["NAME"])
+
+    def install(platform: str) -> tuple[Ended, list[str]]:
+        context = {**INPUTS, "inputs.platform": platform, name: "a job\ncommand=/bin/false"}
+        ended = runner.run("install", context)
+        assert ended.code == 0, ended.log
+        (package,) = json.loads((runner.home / "pip.json").read_text())["install"]
+        return ended, package.get("requested_extras", [])
+
+    local, plain = install("local")
+    kind, more = install("kind")
+
+    assert local.outputs["command"] == f"{home}/bin/svidproof"
+    assert Path(local.outputs["command"]).is_file()
+    assert Path(local.outputs["report"]).is_dir()
+    assert local.outputs["report"] != kind.outputs["report"]
+    assert local.outputs["name"] == "a job command=/bin/false"
+    assert len(local.outputs["key"]) == 64
+    assert local.outputs["key"] != kind.outputs["key"]
+    assert (plain, more) == ([], ["kubernetes"])
+
+
+def test_run_passes_its_inputs_on_and_keeps_the_exit_code(
+    runner: Runner, installed: dict[str, str]
+) -> None:
+    """Here 2: svidproof itself says what is wrong."""
+    ended = runner.run("run", {**installed, "inputs.profile": "core,gold"})
+
+    assert (ended.code, ended.outputs) == (2, {"exit-code": "2"})
+    assert "svidproof: unknown profile gold: there are core" in ended.log
+
+
+@pytest.mark.parametrize("place", ["profile", "platform", "args", "spire"])
+def test_inputs_are_words_and_no_shell(
+    runner: Runner, installed: dict[str, str], place: str
+) -> None:
+    """Whoever writes an input cannot run anything."""
+    hostile = '$(touch pwned)`touch pwned`"; touch pwned; echo "* \'\n--sabotage=none; touch pwned'
+    others = {"inputs.profile": "gold"} if place != "profile" else {}
+
+    ended = runner.run("run", {**installed, **others, f"inputs.{place}": hostile})
+
+    assert ended.code == 2, ended.log
+    assert ended.outputs == {"exit-code": "2"}
+    assert not list(runner.home.rglob("pwned"))
+
+
+def test_each_line_of_args_is_one_word(runner: Runner, installed: dict[str, str]) -> None:
+    """With blanks in it; empty lines are none."""
+    args = "--timing=stock\n\n--requirement=NO SUCH-1\n"
+
+    ended = runner.run("run", {**installed, "inputs.args": args})
+
+    assert "unknown requirement NO SUCH-1: there are" in ended.log
+
+
+def test_summary_is_the_reports(
+    runner: Runner, installed: dict[str, str], report: dict[str, Any]
+) -> None:
+    """And says where the report is, for what comes next."""
+    directory = Path(installed["steps.install.outputs.report"])
+    publish.publish(report, directory)
+
+    ended = runner.run("summary", {**installed, "steps.run.outputs.exit-code": "0"})
+
+    assert (ended.code, ended.outputs) == (0, {"report": f"{directory}/report.json"})
+    assert ended.summary.startswith("### svidproof: conformant\n")
+    assert "| **ONE-1** It holds | ✅ pass |" in ended.summary
+
+
+@pytest.mark.parametrize(("code", "told"), [("2", "exit code 2"), ("", "exit code unknown")])
+def test_summary_of_no_report_says_so(
+    runner: Runner, installed: dict[str, str], code: str, told: str
+) -> None:
+    """A job without a report is no silent one."""
+    ended = runner.run("summary", {**installed, "steps.run.outputs.exit-code": code})
+
+    assert (ended.code, ended.outputs) == (0, {})
+    assert ended.summary.startswith("### svidproof: no report\n")
+    assert told in ended.summary
+
+
+def artifact(home: Path, evidence: Evidence, job: str, result: Result = Result.PASS) -> None:
+    """Put a report of everything in profile core where a job's artifact is downloaded to."""
+    real = catalogues.read(child.suites() / "catalogue.toml")
+    checks: dict[str, tuple[str, ...]] = {}
+    for requirement, known in listing.by_requirement().items():
+        if "core" in real[requirement].profiles:
+            checks |= {i: (*checks.get(i, ()), requirement) for i in known}
+    told = tuple(Check(i, proved, "It does", result, 0.1) for i, proved in checks.items())
+    ids = tuple(r.id for r in real.of_profile("core"))
+    made = Evidence(evidence.run, (Component("envoy", "1.40.0", "x", "a" * 64),), ids, told)
+    directory = home / "reports" / job
+    directory.mkdir(parents=True)
+    publish.publish(build.build(made, real), directory)
+
+
+def test_verify_judges_what_was_downloaded(
+    runner: Runner, installed: dict[str, str], evidence: Evidence
+) -> None:
+    """Its verdict is the step's, its table the job's summary; a job that did not tell is missed."""
+    artifact(runner.home, evidence, "job-0")
+    context = {**installed, "inputs.verify": "reports"}
+    age, matrix = "--max-age=99999d", "--matrix=envoy=1.40.0"
+
+    good = runner.run("verify", {**context, "inputs.args": f"{age}\n{matrix}"})
+    bad = runner.run("verify", {**context, "inputs.args": f"{age}\n{matrix}/1.39.3"})
+    nothing = runner.run("verify", {**context, "inputs.verify": "--help"})
+
+    assert (good.code, good.outputs) == (0, {"exit-code": "0"}), good.log
+    assert good.summary.startswith("### svidproof: release accepted\n")
+    assert "| reports/job-0 | local | 1.40.0 | core: pass | accepted |" in good.summary
+    assert good.log == good.summary, "the log says the same"
+    assert (bad.code, bad.outputs["exit-code"]) == (1, "1")
+    assert "- there is no report of envoy=1.39.3" in bad.summary
+    assert nothing.code == 2
+
+
+def combinations(matrix: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """A matrix of GitHub's without `include`: every combination but the excluded ones."""
+    axes = {name: values for name, values in matrix.items() if name != "exclude"}
+    for values in itertools.product(*axes.values()):
+        found = dict(zip(axes, values, strict=True))
+        if not any(e.items() <= found.items() for e in matrix["exclude"]):
+            yield {name: value for name, value in found.items() if value}
+
+
+def test_gate_asks_for_what_the_matrix_runs() -> None:
+    """Each combination once in both, at versions that are pinned; profiles are the same."""
+    jobs = read(WORKFLOWS / "conformance.yml")["jobs"]
+    ran = list(combinations(jobs["conformance"]["strategy"]["matrix"]))
+    run, gate = (
+        next(step["with"] for step in jobs[name]["steps"] if step["uses"] == "./")
+        for name in ("conformance", "gate")
+    )
+    texts = [a.removeprefix("--matrix=") for a in gate["args"].splitlines() if "--matrix" in a]
+    asked = [dict(cell) for cell in parse_matrices(texts)]
+    tools = tomllib.loads((ROOT / "manifests" / "tools" / "tools.toml").read_text())["sources"]
+
+    assert len(ran) == 10
+    assert sorted(map(sorted, (c.items() for c in ran))) == sorted(
+        map(sorted, (c.items() for c in asked))
+    )
+    assert run["profile"] == gate["profile"]
+    assert {c["spire"] for c in ran} <= set(tools["spire-module"]["versions"])
+    assert {c["envoy"] for c in ran} <= set(tools["envoy-wheel"]["versions"])
+
+
+def test_workflows_use_the_inputs_that_there_are() -> None:
+    """And the action uses each of its own."""
+    action = (ROOT / "action.yml").read_text()
+    known = set(read(ROOT / "action.yml")["inputs"])
+    used = {
+        name
+        for path in WORKFLOWS.glob("*.yml")
+        for job in read(path)["jobs"].values()
+        for step in job["steps"]
+        if step.get("uses") == "./"
+        for name in step["with"]
+    }
+
+    assert used
+    assert used <= known
+    assert {name for name in known if f"inputs.{name}" not in action} == set()
+
+
+def test_one_action_has_one_pin() -> None:
+    """By commit, with its version beside it; nothing is used that is not pinned."""
+    pins: dict[str, set[tuple[str, str]]] = {}
+    for path in (ROOT / "action.yml", *WORKFLOWS.glob("*.yml")):
+        text = path.read_text()
+        found = PIN.findall(text)
+        assert len(found) == len(re.findall(r"uses: (?!\./)", text)), path.name
+        for name, commit, version in found:
+            project = "/".join(name.split("/")[:2])
+            pins.setdefault(project, set()).add((commit, version))
+
+    assert {project: len(known) for project, known in pins.items() if len(known) > 1} == {}
+    assert {"actions/checkout", "actions/upload-artifact", "actions/cache"} <= set(pins)
