@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svidproof.catalogue import Catalogue, parse
+from svidproof.manifests import data_root
 from svidproof.outcome import Result
 from svidproof.report import build
 from svidproof.report.model import Check, Component, Evidence, Measurement, Run
@@ -48,6 +49,8 @@ raises = "Accepted"
 reason = "Envoy is lax"
 link = "https://example.org/lax"
 """
+# What they look at is in a checkout only, not in what is installed.
+collect_ignore = [] if (data_root() / "reports" / "README.md").is_file() else ["test_examples.py"]
 STARTED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 Spoil = Callable[..., Evidence]
 
