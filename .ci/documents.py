@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 from svidproof.report import fields, publish
@@ -20,4 +19,4 @@ def main(checkout: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(__file__).parents[1]))
+    main(Path(__file__).parents[1])

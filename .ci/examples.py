@@ -17,18 +17,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svidproof import tools
+from svidproof.report import publish
 from svidproof.tools import gobuild, pins, process
-from svidproof.tools.cache import Cache
+from svidproof.tools.cache import Cache, delete
 from svidproof.tools.making import Workshop
 from svidproof.tools.pins import GoModule
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from svidproof.tools.making import Made
 
 PATCH = Path("fewer-pushes.patch")
 AGENT, MODULE = "spire-agent", "github.com/spiffe/spire"
 # An untagged build calls itself <version>-dev-<this>.
 _FLAGS = f"-s -w -X {MODULE}/pkg/common/version.githash=fewer-pushes"
+# Of this check the whole evidence is kept, of the others what one reads first: 24 MB are too many.
+_SHOWN = "rotation-no_request_fails"
+_READ_FIRST = ("rerun.txt", "traceback.txt")
 _SIZE = "1200,750"
 _CONFORMANT, _NOT_CONFORMANT = 0, 1
 
@@ -40,10 +46,11 @@ def build(patch: Path, work: Path) -> Path:
     folder = work / "tools"
     shutil.copytree(pins.current().directory, folder)
     module = folder / pins.host().fill(source.directory, version)
-    fetched = _output(["go", "mod", "download", "-json", f"{MODULE}@v{version}"], module)
+    # With what is fetched writable, and gone with the rest.
+    env = os.environ | {"GOMODCACHE": str(work / "mod"), "GOFLAGS": "-modcacherw"}
+    fetch = ["go", "mod", "download", "-json", f"{MODULE}@v{version}"]
     patched = folder / "spire" / "patched"
-    shutil.copytree(json.loads(fetched)["Dir"], patched, copy_function=shutil.copyfile)
-    _output(["chmod", "-R", "u+w", str(patched)], work)
+    Path(json.loads(_output(fetch, module, env))["Dir"]).rename(patched)
     _output(["patch", "--strip=1", f"--input={patch}"], patched)
     edit = [f"-replace={MODULE}=../patched", f"-droptool={MODULE}/cmd/spire-server"]
     _output(["go", "mod", "edit", *edit], module)
@@ -58,7 +65,20 @@ def build(patch: Path, work: Path) -> Path:
         changed_pins = replace(pins.current(), directory=folder)
         shop = Workshop(AGENT, changed_pins, pins.host(), cache, at, holder, progress)
         made: Made = gobuild.make(changed, version, shop)
-        return Path(shutil.copy(made.binaries[AGENT], work / AGENT))
+        shutil.copy(made.binaries[AGENT], work / AGENT)
+        if made.scrap is not None:
+            delete(made.scrap)
+    return work / AGENT
+
+
+def prune(sample: Path) -> None:
+    """Drop most evidence, as a run does after many failures, and make the page anew."""
+    for file in (p for p in (sample / publish.ARTIFACTS).rglob("*") if p.is_file()):
+        check = file.relative_to(sample / publish.ARTIFACTS).parts[0]
+        if check != _SHOWN and file.name not in _READ_FIRST:
+            file.unlink()
+    argv = ["svidproof", "report", str(sample)]
+    subprocess.run(argv, check=True)
 
 
 def picture(page: Path, target: Path, work: Path) -> None:
@@ -75,12 +95,20 @@ def picture(page: Path, target: Path, work: Path) -> None:
     )  # fmt: skip
 
 
-def main(target: Path) -> int:
-    """Make all of it, and put it where the examples are."""
+def main(target: Path, agent: Path | None = None) -> int:
+    """Make all of it, and put it where the examples are.
+
+    Args:
+        target: there.
+        agent: one that was built with the patch before.
+    """
     target = target.absolute()
     with tempfile.TemporaryDirectory(prefix="svidproof-examples-", dir=Path.cwd()) as name:
         work = Path(name)
-        build(target / PATCH, work)
+        if agent is None:
+            build(target / PATCH, work)
+        else:
+            shutil.copy(agent, work / AGENT)
         for sample, options, expected in (
             ("conformant", [], _CONFORMANT),
             ("not-conformant", [f"--tool={AGENT}={AGENT}"], _NOT_CONFORMANT),
@@ -89,19 +117,20 @@ def main(target: Path) -> int:
             code = subprocess.run(argv, cwd=work, check=False).returncode
             if code != expected:
                 raise SystemExit(f"{sample}: exit code {code} instead of {expected}")
+            prune(work / sample)
             shutil.rmtree(target / sample, ignore_errors=True)
             shutil.move(work / sample, target / sample)
         picture(target / "conformant" / "report.html", target / "report.png", work)
     return 0
 
 
-def _output(argv: list[str], where: Path) -> str:
+def _output(argv: list[str], where: Path, env: Mapping[str, str] | None = None) -> str:
     """Run a program; what it says if it fails is the reason."""
-    answer = process.ask(argv, seconds=600, cwd=where)
+    answer = process.ask(argv, seconds=600, cwd=where, env=env)
     if answer.code:
         raise SystemExit(f"{' '.join(argv[:3])} failed: {answer.stderr or answer.stdout}")
     return answer.stdout
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(*map(Path, sys.argv[1:])))
