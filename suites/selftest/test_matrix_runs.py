@@ -104,6 +104,7 @@ def children(monkeypatch: pytest.MonkeyPatch, evidence: Evidence, catalogue: Cat
         (("--profile", "gold"), "unknown profile gold"),
         (("--platform", "moon"), "unknown platform moon"),
         (("--jobs", "0"), "0 is not in the range"),
+        (("--from", ".", "--envoy", "1.40"), "--from runs nothing"),
         (("--from", "."), "there is no report.json below ."),
     ],
 )
