@@ -116,26 +116,6 @@ def test_verdict_is_that_of_the_worst(
     assert (judgement.verdict, judgement.reason) == (verdict, reason)
 
 
-@pytest.mark.parametrize(
-    ("verdict", "statuses", "code"),
-    [
-        (Verdict.CONFORMANT, (), 0),
-        (Verdict.CONFORMANT, (0, 0), 0),
-        (Verdict.INCONCLUSIVE, (0, 3), 3),
-        (Verdict.NOT_CONFORMANT, (3, 1), 1),
-        # A run may say by its status what its report does not.
-        (Verdict.CONFORMANT, (0, 1), 1),
-        (Verdict.CONFORMANT, (0, 2), 3),
-        (Verdict.INCONCLUSIVE, (1, 3), 1),
-    ],
-)
-def test_exit_code_is_that_of_the_worst(
-    verdict: Verdict, statuses: tuple[int, ...], code: int
-) -> None:
-    """1 beats 3 beats 0, and usage within a run is no usage of the matrix."""
-    assert matrices.exit_code(verdict, statuses) == code
-
-
 def test_lost_report_is_not_taken_for_one_never_meant(put: Put) -> None:
     """A combination of what is there that left no report makes the matrix inconclusive."""
     cells = [put("1.15.2", "1.39.3"), put("1.15.3", "1.39.3"), put("1.15.3", "1.40.0")]

@@ -192,6 +192,21 @@ def test_run_without_a_report_is_inconclusive(svidproof: Command, children: Chil
     assert Path("m/spire-1.15.3-envoy-1.40.0/output.txt").read_text() == "a last word\n"
 
 
+def test_run_that_ends_otherwise_than_its_report_is_inconclusive(
+    svidproof: Command, children: Children
+) -> None:
+    """Something happened after the report was written: it is not to be relied on."""
+    children.status = {"1.40.0": -9}
+
+    code, out, _ = svidproof(*TWO)
+
+    assert code == 3
+    assert (
+        "INCONCLUSIVE SPIRE 1.15.3, Envoy 1.40.0: its run ended with exit code 3 "
+        "though its report is conformant" in out
+    )
+
+
 def test_report_of_somebody_else_is_left_alone(svidproof: Command, children: Children) -> None:
     """And nothing is run."""
     foreign = Path("m/spire-1.15.3-envoy-1.40.0/report.json")
@@ -276,7 +291,7 @@ def test_page_is_made_of_reports_that_are_there(
     assert out.splitlines()[-1] == "m/matrix.html"
     assert Path("m/matrix.html").is_file()
 
-    children.evidence = spoil("test_a")
+    children.evidence, children.status = spoil("test_a"), {"1.39.3": 1}
     svidproof("--spire", "1.15.2", "--envoy", "1.39.3", "--report-dir", "m")
     children.words.clear()
 
