@@ -160,6 +160,15 @@ def test_differences_are_told_by_cell(put: Put, spoil: Spoil) -> None:
     assert found[0].told == (("fail", "spoiled", (0,)),)
 
 
+def test_failure_is_told_before_what_is_known(put: Put, spoil: Spoil) -> None:
+    """Though it is met in a later cell, by a later check."""
+    cells = [put("1.15.3", "1.39.3"), put("1.15.3", "1.40.0", spoil("test_b[lax]"))]
+
+    (difference,) = matrices.differences(arrange(cells, whole=True))
+
+    assert difference.told == (("fail", "spoiled", (1,)), ("known-deviation", "let in", (0,)))
+
+
 def test_what_is_asked_of_some_only_is_a_difference(
     put: Put, evidence: Evidence, catalogue: Catalogue
 ) -> None:
