@@ -1,6 +1,6 @@
 """A client whose certificate has ended cannot go on by a session that it made before."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +21,7 @@ from svidproof import (
 )
 from svidproof.checks import Accepted, assert_let_in
 from svidproof.sessions import Client
+from svidproof.workload import Workload
 
 DOOR = "resuming"
 PATH = "/balances/alice"
@@ -34,18 +35,31 @@ VERSIONS = [
 
 
 @dataclass(frozen=True)
+class Try:
+    """What a client with a session saw, so many seconds after its certificate's end.
+
+    Attributes:
+        late: these seconds.
+        exchange: what it saw.
+        served: how many requests the app saw then.
+    """
+
+    late: float
+    exchange: Exchange
+    served: int
+
+
+@dataclass(frozen=True)
 class Ended:
     """Clients with a session that was made while their certificate was valid, and it is no more.
 
     Attributes:
-        end: of the certificate.
-        clients: by the version that they speak.
+        tries: what they saw, by the version that they speak.
         made: what they were answered when they made their sessions.
         anew: what a client with the same certificate saw that shook hands anew after its end.
     """
 
-    end: datetime
-    clients: Mapping[Version, Client]
+    tries: Mapping[Version, Try]
     made: tuple[Exchange, ...]
     anew: Exchange
 
@@ -55,7 +69,8 @@ def ended(two_frontends: Testbed) -> Ended:
     """Sessions are made by a certificate of two seconds, and its end is awaited.
 
     The sidecar gives up all sessions when its own SVID is renewed. Clients with a certificate that
-    goes on tell whether that has happened meanwhile; then all is begun again.
+    goes on tell, before the tries and after them, whether that has happened meanwhile; then all is
+    begun again.
     """
 
     def wait_out() -> Ended:
@@ -69,10 +84,11 @@ def ended(two_frontends: Testbed) -> Ended:
         made = tuple(client.get(PATH) for client in (*clients.values(), *others))
         end = ending.leaf.not_valid_after_utc
         eventually(lambda: _assert_over(end), budgets.CERTIFICATE_ENDED)
-        if not all(other.get(PATH).resumed for other in others):
-            raise NotYet("sessions of a certificate that goes on are not resumed")
+        _assert_kept(others)
         anew = two_frontends.prober.get(backend, PATH, door=DOOR, credential=ending)
-        return Ended(end, clients, made, anew)
+        tries = {v: _try(backend, client, end) for v, client in clients.items()}
+        _assert_kept(others)
+        return Ended(tries, made, anew)
 
     with two_frontends.quiet():
         return eventually(wait_out, budgets.SESSIONS_KEPT)
@@ -82,24 +98,33 @@ def ended(two_frontends: Testbed) -> Ended:
 @needs(Capability.OWN_TRUST_ROOT)
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("version", VERSIONS)
-def test_ended_certificate_is_not_resumed(
-    two_frontends: Testbed, ended: Ended, version: Version, saw: Saw
-) -> None:
+def test_ended_certificate_is_not_resumed(ended: Ended, version: Version, saw: Saw) -> None:
     """Who resumes a session after the end of the certificate that it was made by is refused."""
-    backend = two_frontends.workload("backend")
     for exchange in ended.made:
         assert_let_in(exchange)
     reasons = {Alert.CERTIFICATE_UNKNOWN, Alert.CERTIFICATE_EXPIRED}
     assert ended.anew.alert in reasons, f"anew the certificate is not refused: {ended.anew}"
+
+    found = ended.tries[version]
+
+    if found.exchange.status == 200:
+        told = f"let in {found.late:.1f} s after the end of its certificate"
+        raise Accepted(f"{told}: {found.exchange}")
+    assert not found.served, "the app saw a request of a client that was refused"
+    saw(f"{found.late:.1f} s after the certificate's end: {found.exchange}")
+
+
+def _try(backend: Workload, client: Client, end: datetime) -> Try:
     before = backend.app.count()
+    exchange = client.get(PATH)
+    late = (datetime.now(UTC) - end).total_seconds()
+    return Try(late, exchange, backend.app.count() - before)
 
-    exchange = ended.clients[version].get(PATH)
 
-    late = (datetime.now(UTC) - ended.end).total_seconds()
-    if exchange.status == 200:
-        raise Accepted(f"let in {late:.1f} s after the end of its certificate: {exchange}")
-    assert backend.app.count() == before, "the app saw a request of a client that was refused"
-    saw(f"{late:.1f} s after the certificate's end: {exchange}")
+def _assert_kept(others: Iterable[Client]) -> None:
+    """Clients whose certificate goes on resume, so that who does not is refused for its own."""
+    if not all(other.get(PATH).resumed for other in others):
+        raise NotYet("sessions of a certificate that goes on are not resumed")
 
 
 def _assert_over(end: datetime) -> None:

@@ -1,19 +1,24 @@
 """A small catalogue and a sound report of it, for tests to spoil."""
 
+import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from svidproof.catalogue import Catalogue, parse
+from svidproof.manifests import data_root
 from svidproof.outcome import Result
 from svidproof.report import build
 from svidproof.report.model import Check, Component, Evidence, Measurement, Run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 CATALOGUE = """
 [[requirement]]
@@ -44,6 +49,8 @@ raises = "Accepted"
 reason = "Envoy is lax"
 link = "https://example.org/lax"
 """
+# What they look at is in a checkout only, not in what is installed.
+collect_ignore = [] if (data_root() / "reports" / "README.md").is_file() else ["test_examples.py"]
 STARTED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 Spoil = Callable[..., Evidence]
 
@@ -131,3 +138,20 @@ def _signals_are_not_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> "Iterator[Browser]":
+    """The machine's own browser."""
+    names = ("chromium", "google-chrome", "chromium-browser")
+    found = os.environ.get("SVIDPROOF_BROWSER") or next(filter(None, map(shutil.which, names)), "")
+    try:
+        from playwright.sync_api import sync_playwright  # noqa: PLC0415  it may not be there
+    except ImportError:
+        pytest.skip("playwright is not installed: pip install playwright")  # noqa: TID251  no check
+    if not found:
+        pytest.skip("there is no chromium on this machine: apt install chromium")  # noqa: TID251  no check
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()

@@ -1,8 +1,6 @@
 """report.html in a real Chromium: it opens alone, shows what the report says, and can be used."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,75 +12,14 @@ from svidproof.report.model import Evidence
 from svidproof.report.page import lanes, render
 
 from . import told
+from .browsing import DESKTOP, PALE, PHONE, UNFOLD, Opened
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-DESKTOP = {"viewport": {"width": 1280, "height": 900}}
-# Texts that stand out less from the nearest painted ground than WCAG 2.1 (AA) wants.
-PALE = """body => {
-  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-  const known = new Map();
-  const rgba = colour => {
-    if (!known.has(colour)) {
-      canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-      known.set(colour, [...canvas.getImageData(0, 0, 1, 1).data]);
-    }
-    return known.get(colour);
-  };
-  const luminance = ([r, g, b]) => [r, g, b].map(c => c / 255)
-    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, n) => sum + c * [0.2126, 0.7152, 0.0722][n], 0);
-  const contrast = element => {
-    let at = element;
-    while (at && !rgba(getComputedStyle(at).backgroundColor)[3]) at = at.parentElement;
-    const ground = luminance(rgba(getComputedStyle(at ?? body).backgroundColor));
-    const text = luminance(rgba(getComputedStyle(element).color));
-    return (Math.max(ground, text) + 0.05) / (Math.min(ground, text) + 0.05);
-  };
-  const texts = [...body.querySelectorAll('main *, header *, nav *')].filter(element =>
-    element.checkVisibility()
-    && [...element.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
-  return [texts.length, texts.filter(e => contrast(e) < 4.5).map(e => e.textContent.slice(0, 60))];
-}"""
-UNFOLD = "body => body.querySelectorAll('details').forEach(details => { details.open = true; })"
+    from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="module")
-def chromium() -> "Iterator[Browser]":
-    """The machine's own browser."""
-    names = ("chromium", "google-chrome", "chromium-browser")
-    found = os.environ.get("SVIDPROOF_BROWSER") or next(filter(None, map(shutil.which, names)), "")
-    try:
-        from playwright.sync_api import sync_playwright  # noqa: PLC0415  it may not be there
-    except ImportError:
-        pytest.skip("playwright is not installed: pip install playwright")  # noqa: TID251  no check
-    if not found:
-        pytest.skip("there is no chromium on this machine: apt install chromium")  # noqa: TID251  no check
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found)
-        yield browser
-        browser.close()
-
-
-class Opened:
-    """A page that was opened, and what it did beside showing itself."""
-
-    def __init__(self, browser: "Browser", path: Path, **looks: Any) -> None:  # noqa: ANN401  playwright's
-        """Open it, and wait until its charts are drawn."""
-        self.context = browser.new_context(**looks)
-        self.page: Page = self.context.new_page()
-        self.requests: list[str] = []
-        self.errors: list[str] = []
-        self.page.on("request", lambda r: self.requests.append(r.url))
-        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.page.on(
-            "console",
-            lambda m: self.errors.append(m.text) if m.type in {"error", "warning"} else None,
-        )
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-drawn]", timeout=30_000)
+class Run(Opened):
+    """The page of a run."""
 
     def shown(self) -> list[str]:
         """The requirements that are to be seen."""
@@ -103,14 +40,14 @@ def written(tmp_path: Path, evidence: Evidence, catalogue: Catalogue) -> Path:
 
 
 @pytest.fixture
-def opened(chromium: "Browser", written: Path) -> Iterator[Opened]:
+def opened(chromium: "Browser", written: Path) -> Iterator[Run]:
     """It, on a desktop."""
-    found = Opened(chromium, written, **DESKTOP)
+    found = Run(chromium, written, **DESKTOP)
     yield found
     found.context.close()
 
 
-def test_page_opens_alone_and_without_errors(opened: Opened, written: Path) -> None:
+def test_page_opens_alone_and_without_errors(opened: Run, written: Path) -> None:
     """Nothing but the file is asked for, nothing is complained of, and nothing is taken over."""
     page = opened.page
     page.locator("body").evaluate(UNFOLD)
@@ -127,7 +64,7 @@ def test_page_opens_alone_and_without_errors(opened: Opened, written: Path) -> N
     assert page.locator("img").count() == 0
 
 
-def test_what_a_component_logged_is_text_in_a_chart(opened: Opened, written: Path) -> None:
+def test_what_a_component_logged_is_text_in_a_chart(opened: Run, written: Path) -> None:
     """The bubble at a mark shows a hostile message as it is, and does nothing of it."""
     page = opened.page
     page.locator("[data-lanes]").select_option(label="SPIRE")
@@ -150,7 +87,7 @@ def test_what_a_component_logged_is_text_in_a_chart(opened: Opened, written: Pat
     assert "taken" not in page.title()
 
 
-def test_page_shows_the_numbers_of_the_report(opened: Opened, written: Path) -> None:
+def test_page_shows_the_numbers_of_the_report(opened: Run, written: Path) -> None:
     """Verdict, reason, counts, requirements with results, measurements."""
     report = json.loads(written.with_name("report.json").read_text())
     page = opened.page
@@ -172,7 +109,7 @@ def test_page_shows_the_numbers_of_the_report(opened: Opened, written: Path) -> 
     assert page.locator(".chart canvas").count() >= 4
 
 
-def test_filters_leave_what_fits(opened: Opened) -> None:
+def test_filters_leave_what_fits(opened: Run) -> None:
     """By result, by profile, by words; together; and what does not fit is counted."""
     page = opened.page
     assert opened.shown() == ["ONE-1", "ONE-2", "TWO-1"]
@@ -190,7 +127,7 @@ def test_filters_leave_what_fits(opened: Opened) -> None:
     assert page.locator("#f-none").is_visible()
 
 
-def test_link_opens_what_it_leads_to(opened: Opened) -> None:
+def test_link_opens_what_it_leads_to(opened: Run) -> None:
     """Though it be folded or filtered away."""
     page = opened.page
     page.locator("#f-text").fill("nothing is like this")
@@ -201,7 +138,7 @@ def test_link_opens_what_it_leads_to(opened: Opened) -> None:
     assert len(opened.shown()) == 3
 
 
-def test_timeline_is_moved_by_keys_and_buttons(opened: Opened) -> None:
+def test_timeline_is_moved_by_keys_and_buttons(opened: Run) -> None:
     """In, out, aside, and back to all; it never leaves what there is."""
     page = opened.page
     whole = opened.range()
@@ -224,7 +161,7 @@ def test_timeline_is_moved_by_keys_and_buttons(opened: Opened) -> None:
     assert opened.range() == whole
 
 
-def test_timeline_shows_what_is_asked_for(opened: Opened) -> None:
+def test_timeline_shows_what_is_asked_for(opened: Run) -> None:
     """A kind of mark can be left out, and one lane looked at alone."""
     page = opened.page
     visible = "() => Bokeh.documents[0].get_model_by_name('wire').visible"
@@ -246,7 +183,7 @@ def test_page_can_be_read(
     chromium: "Browser", written: Path, looks: dict[str, Any], scheme: str
 ) -> None:
     """Nothing sticks out to the side, and text stands out from its ground, folded or not."""
-    opened = Opened(chromium, written, **looks, color_scheme=scheme)
+    opened = Run(chromium, written, **looks, color_scheme=scheme)
     page = opened.page
     page.locator("body").evaluate(UNFOLD)
 

@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +18,9 @@ from svidproof.report.model import Evidence
 from svidproof.report.page import excerpts, render, view
 
 from . import told
+from .reading import Reader
 
 Spoil = Callable[..., Evidence]
-
-
-class Reader(HTMLParser):
-    """The elements and the visible text of a page."""
-
-    def __init__(self, page: str) -> None:
-        """Read it."""
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._inside = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note it."""
-        self.tags.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag: str) -> None:
-        """What follows is outside."""
-        if tag == self._inside:
-            self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        """Note what people see."""
-        if self._inside not in {"script", "style"}:
-            self.text += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        """The attributes of all these elements."""
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture

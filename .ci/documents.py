@@ -1,0 +1,22 @@
+"""Writes what is generated in the documents: suites/REQUIREMENTS.md, and the fields of a report."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from svidproof.report import fields, publish
+
+LIST = ("svidproof", "list", "--format", "markdown")
+
+
+def main(checkout: Path) -> None:
+    """Write both."""
+    requirements = subprocess.run(LIST, check=True, capture_output=True, text=True).stdout
+    (checkout / "suites" / "REQUIREMENTS.md").write_text(requirements, "utf-8")
+    readme = checkout / "reports" / "README.md"
+    readme.write_text(fields.replaced(readme.read_text("utf-8"), publish.schema()), "utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(__file__).parents[1])
