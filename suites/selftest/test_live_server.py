@@ -106,7 +106,11 @@ class Live:
     def ask(self, method: str, path: str, **headers: str) -> urllib3.BaseHTTPResponse:
         """One answer; `_` stands for `-` in the headers' names."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.pool.request(method, f"{self.origin}{path}", headers=given)
+        # A stream has no end to wait for, should it be granted.
+        whole = path != "/events"
+        return self.pool.request(
+            method, f"{self.origin}{path}", headers=given, preload_content=whole
+        )
 
     def press(self, name: str) -> int:
         """Press a button as the page does."""
