@@ -120,9 +120,9 @@ def _cells(page: Page, column: int) -> dict[str, str]:
 
 
 def _card(page: Page, press: str) -> dict[str, str]:
-    """Press a button, and read the card that comes of it."""
+    """Press a button by the keyboard, and read the card that comes of it."""
     number = page.locator("#cards > li").count() + 1
-    page.locator(f'[data-press="{press}"]').click()
+    page.locator(f'[data-press="{press}"]').press("Enter")
     page.wait_for_selector(f'#cards > li[data-number="{number}"]', timeout=CARD.seconds * 1000)
     newest = page.locator("#cards > li").first
     return {
@@ -219,7 +219,7 @@ def test_it_ends_with_page_open_and_a_press_at_work(page: Page, up: Up) -> None:
     """Ctrl-C leaves nothing behind, and the page says that nobody answers."""
     page.locator('[data-press="rotate-ca"]').click()
     page.wait_for_function(
-        "document.getElementById('busy').textContent.startsWith('Rotate the CA')"
+        "document.getElementById('said').textContent.startsWith('Rotate the CA')"
     )
     begin = time.monotonic()
 
