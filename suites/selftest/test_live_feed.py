@@ -127,6 +127,8 @@ def test_a_bar_stays_where_it_is_when_older_ones_are_forgotten(
     assert (len(were), len(kept)) == (3, 2)
     assert kept.items() <= were.items()
     assert after.height == before.height
+    feed._reader.forget(WINDOW_S)
+    assert feed._draw().height == before.height
 
 
 def test_what_is_over_is_forgotten(feed: Feed, timeline: Timeline) -> None:

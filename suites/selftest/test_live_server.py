@@ -285,6 +285,18 @@ def test_it_ends_at_once(live: Live) -> None:
         socket.create_connection(address, 1)
 
 
+def test_a_press_may_end_after_the_server(live: Live) -> None:
+    """What it would tell the pages then is told to nobody, and hurts nobody."""
+    live.follow().until("frame")
+    live.press("slow")
+    live.server.close()
+
+    live.going.set()
+    live.desk.close()
+
+    assert [card.verdict for card in live.desk.cards()] in ([], [Verdict.REFUSED])
+
+
 def test_port_that_is_taken_is_told(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything is started, in one line."""
     with socket.create_server((HOST, 0)) as taken:
