@@ -114,7 +114,7 @@ def test_nothing_is_taken_for_markup(failed: str) -> None:
     page = Reader(failed)
 
     assert [attributes.get("type") for attributes in page.all("script")] == [
-        "application/json", None, None,
+        "application/json", None, None, None,
     ]  # fmt: skip
     assert not page.all("img")
     assert not [a for _, attributes in page.tags for a in attributes if a.startswith("on")]
