@@ -129,7 +129,7 @@ class World:
         """What a program says of itself, which began with one of the SVIDs."""
         reloads, began = tuple(self.reloads[name]), sha256(ISSUED[name][first])
         loaded = reloads[-1].certificate if reloads else began
-        return State(pid, 1.0, began, loaded or "", reloads, self.modes)
+        return State(pid, 1.0, began, loaded or "", reloads, self.modes, (), ())
 
     @property
     def testbed(self) -> Testbed:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from svidproof import Alert, NotYet, budgets, eventually
 from svidproof.budgets import Budget
 from svidproof.components import helper
-from svidproof.components.helper import BUNDLE, CERTIFICATE, KEY, Helped, Unsound
+from svidproof.components.helper import BUNDLE, CERTIFICATE, KEY, MOTTO, Helped, Unsound
 from svidproof.credentials import Authority, Template
 from svidproof.platforms.base import Program
 from svidproof.platforms.local import LocalPlatform
@@ -61,12 +61,13 @@ class Stage:
         put(name, KEY, credential.key_pem)
         put(name, BUNDLE, root.certificate_pem)
 
-    def start(self, name: str) -> Helped:
+    def start(self, name: str, *arguments: str) -> Helped:
         """Start a program, and wait until it answers."""
         helped = self.helped(name)
         told = helped.configuration()
         file = self.platform.put(name, "program.json", json.dumps(told["program"]).encode())
-        self.platform.start(Program(helped.component, name, "python", (*told["cmd"][1:], file)))
+        args = (*told["cmd"][1:], file, *arguments)
+        self.platform.start(Program(helped.component, name, "python", args))
         helped.wait_ready()
         return helped
 
@@ -193,6 +194,18 @@ def test_files_are_told_with_what_they_hold(stage: Stage) -> None:
     }
 
 
+def test_program_tells_how_it_was_started(stage: Stage) -> None:
+    """It repeats its arguments and the names of its environment, and speaks on both streams."""
+    helped = stage.start(SERVER, MOTTO)
+
+    state = helped.state()
+
+    assert state.arguments == [MOTTO]
+    assert {"PATH", "PYTHONPATH"} <= set(state.environment)
+    said = eventually(lambda: _log(stage, helped), SOON)
+    assert said == [f"process {state.pid} has begun, says its {f}" for f in ("stdout", "stderr")]
+
+
 def test_crash_is_a_crash(stage: Stage) -> None:
     """Asked to, a program ends by SIGKILL; then it does not answer any more."""
     client = stage.start(CLIENT)
@@ -206,6 +219,12 @@ def test_crash_is_a_crash(stage: Stage) -> None:
 
 def _assert_said(server: Helped, reason: str) -> None:
     assert any(reason in said for _, said, _ in server.seen()), server.seen()
+
+
+def _log(stage: Stage, helped: Helped) -> list[str]:
+    lines = stage.platform.read_log(helped.component, 0).decode().splitlines()
+    assert len(lines) == 2, lines
+    return lines
 
 
 def _assert_killed(stage: Stage, helped: Helped) -> None:
@@ -255,6 +274,8 @@ def test_torn_files_are_read_again(stage: Stage) -> None:
         pytest.param("mismatch", "the key is not that of certificate", id="mismatch"),
         pytest.param("half", "torn: ", id="half"),
         pytest.param("missing", f"not written: {BUNDLE}, {KEY}", id="missing"),
+        pytest.param("leftover", f"{KEY} has 7 bytes more than its PEM", id="leftover"),
+        pytest.param("repeated", f"{BUNDLE} repeats 1 of its 2 certificates", id="repeated"),
     ],
 )
 def test_files_that_stay_unsound_are_told(
@@ -267,6 +288,8 @@ def test_files_that_stay_unsound_are_told(
         "mismatch": pem(own, issue(SERVER)),
         "half": {**pem(own), CERTIFICATE: own.chain_pem[:200]},
         "missing": {CERTIFICATE: own.chain_pem},
+        "leftover": {**pem(own), KEY: own.key_pem + b"-----\n="},
+        "repeated": {**pem(own), BUNDLE: ROOT.certificate_pem * 2},
     }
 
     with pytest.raises(Unsound, match=told):
