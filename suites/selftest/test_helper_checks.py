@@ -384,6 +384,18 @@ def test_signals_are_counted_from_what_went_wrong() -> None:
             recovery(world, pids=pids).assert_signalled(SERVER)
 
 
+def test_what_was_loaded_just_before_is_not_missed() -> None:
+    """A renewal that the watch saw after something went wrong may have been loaded before that."""
+    world = World()
+    world.files[SERVER][1] = replace(ISSUED[SERVER][1], first=moment(PERIOD + 0.1))
+
+    recovery(world, gone=PERIOD + 0.07).assert_signalled(SERVER)
+
+    world.reloads[SERVER] = world.reloads[SERVER][:1]
+    with pytest.raises(AssertionError, match=r"through 4 renewals.* signalled 0 times"):
+        recovery(world, gone=PERIOD + 0.07).assert_signalled(SERVER)
+
+
 def test_program_that_nobody_signals_has_not_recovered() -> None:
     """A program that began with the last renewal is yet to be signalled, if only for that."""
     world = World()

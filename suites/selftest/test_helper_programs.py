@@ -22,6 +22,9 @@ from svidproof.platforms.base import Program
 from svidproof.platforms.local import LocalPlatform
 from svidproof.scenario import load_scenario
 from svidproof.tls import get
+from svidproof.watch import Source
+from svidproof.watch.renewals import _Look
+from svidproof.watch.timeline import Timeline
 from svidproof.workloads.manifest_server import MANIFEST
 
 if TYPE_CHECKING:
@@ -274,8 +277,6 @@ def test_torn_files_are_read_again(stage: Stage) -> None:
         pytest.param("mismatch", "the key is not that of certificate", id="mismatch"),
         pytest.param("half", "torn: ", id="half"),
         pytest.param("missing", f"not written: {BUNDLE}, {KEY}", id="missing"),
-        pytest.param("leftover", f"{KEY} has 7 bytes more than its PEM", id="leftover"),
-        pytest.param("repeated", f"{BUNDLE} repeats 1 of its 2 certificates", id="repeated"),
     ],
 )
 def test_files_that_stay_unsound_are_told(
@@ -288,12 +289,33 @@ def test_files_that_stay_unsound_are_told(
         "mismatch": pem(own, issue(SERVER)),
         "half": {**pem(own), CERTIFICATE: own.chain_pem[:200]},
         "missing": {CERTIFICATE: own.chain_pem},
-        "leftover": {**pem(own), KEY: own.key_pem + b"-----\n="},
-        "repeated": {**pem(own), BUNDLE: ROOT.certificate_pem * 2},
     }
 
     with pytest.raises(Unsound, match=told):
         Torn(stage, moments[found]).files()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "told"),
+    [
+        pytest.param(KEY, b"=\n--\n", f"{KEY} has 4 bytes beside its PEM", id="leftover"),
+        pytest.param(BUNDLE, ROOT.certificate_pem, f"{BUNDLE} repeats 1 of its 2", id="repeated"),
+    ],
+)
+def test_what_should_not_be_in_a_file_is_a_defect(
+    stage: Stage, name: str, more: bytes, told: str
+) -> None:
+    """Files that can be used are seen as they are; the watch knows what is too much in them."""
+    sound = pem(issue(SERVER))
+    timeline = Timeline()
+    assert not Torn(stage, sound).files().blemish
+
+    _Look(timeline, Torn(stage, {**sound, name: sound[name] + more}))()
+
+    [defect] = timeline.defects(SERVER)
+    assert defect.text.startswith(told)
+    assert "--" not in defect.text
+    assert timeline.sightings(Source.FILES, SERVER)
 
 
 @pytest.mark.parametrize(
