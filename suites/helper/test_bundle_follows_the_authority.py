@@ -102,8 +102,10 @@ def test_revoked_root_leaves_the_bundle_file(
     """A root that was revoked is in the bundle file no more: only the next one is."""
     timeline, new = retirement.succession.testbed.watch.timeline, retirement.succession.root
 
-    last = timeline.trusts(Source.FILES, name)[-1]
+    trusts = timeline.trusts(Source.FILES, name)
 
+    assert trusts, f"nobody has looked at {name}'s bundle"
+    last = trusts[-1]
     assert last.serials == {new.serial_number}, (
         f"{name}'s bundle file holds {len(last.serials)} authorities, not only the one that is "
         f"left; {retirement.late}"

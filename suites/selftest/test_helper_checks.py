@@ -22,7 +22,7 @@ from svidproof.manifests import data_root
 from svidproof.scenario import load_scenario
 from svidproof.watch import LogRecord, Moment, Renewals, Sighting, Source
 from svidproof.watch.messages import messages_for
-from svidproof.watch.recovery import Recovery
+from svidproof.watch.recovery import Recovery, Retirement, Succession
 from svidproof.watch.renewals import WANTED
 from svidproof.watch.timeline import Defect, Request, Trust
 
@@ -418,3 +418,21 @@ def test_recovery_needs_renewals_and_a_program() -> None:
         recovery(world).state(CLIENT)
     with pytest.raises(AssertionError, match="sent 0 requests"):
         recovery(world).requests(CLIENT, since=moment(END + 1))
+
+
+def test_root_that_stays_in_the_bundle_file_is_found() -> None:
+    """What the bundle file holds last is asked, and it must be the next root alone."""
+    module = _load(data_root() / "suites" / "helper" / "test_bundle_follows_the_authority.py")
+    check, world = module.test_revoked_root_leaves_the_bundle_file, World()
+    new = Authority.create("next", SCENARIO.trust_domain).certificate
+    old, now = ROOT.certificate.serial_number, new.serial_number
+    prepared, activated, end, revoked = map(moment, (1, 2, 3, 4))
+    succession = Succession(world.testbed, new, prepared, activated, end, "nothing was late")
+    retirement = Retirement(succession, revoked, "it was late")
+    world.trusts.append(Trust(Source.FILES, SERVER, moment(1.5), frozenset({old, now})))
+    with pytest.raises(AssertionError, match=r"holds 2 authorities, not only .* it was late"):
+        check(retirement, SERVER, _nothing)
+
+    world.trusts.append(Trust(Source.FILES, SERVER, moment(4.5), frozenset({now})))
+
+    check(retirement, SERVER, _nothing)
