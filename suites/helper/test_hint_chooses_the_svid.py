@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from svidproof import Saw, Testbed, budgets, eventually, requirement
-from svidproof.components.helper import Helped
+from svidproof.components.helper import Ended, Helped
 from svidproof.watch.timeline import spiffe_ids
 
 pytestmark = [requirement("HELPER-10"), pytest.mark.usefixtures("after_everything")]
@@ -48,17 +48,17 @@ def test_hinted_svid_is_written(manifest: Testbed, hinted: Helped, saw: Saw) -> 
 
 def test_hint_that_nobody_has_is_refused(hinted: Helped) -> None:
     """With a hint that no SVID has spiffe-helper ends with status 1, and says so."""
-    status, said = _try(hinted, "nowhere")
+    ended = _try(hinted, "nowhere")
 
-    assert status == 1, f"it ended with status {status} and said: {said}"
-    assert "failed to find the hinted x509 SVID" in said, f"it said: {said}"
+    assert ended.status == 1, str(ended)
+    assert "failed to find the hinted x509 SVID" in ended.said, str(ended)
 
 
 def _assert_fetched(hinted: Helped, hint: str) -> None:
-    status, said = _try(hinted, hint)
-    assert status == 0, f"with hint {hint} it ended with status {status}: {said}"
+    ended = _try(hinted, hint)
+    assert ended.status == 0, f"with hint {hint} {ended}"
 
 
-def _try(hinted: Helped, hint: str) -> tuple[int, str]:
+def _try(hinted: Helped, hint: str) -> Ended:
     text = hinted.text({**hinted.configuration(), **FILES, "daemon_mode": False})
     return hinted.try_configuration(f'{text}hint = "{hint}"\n')

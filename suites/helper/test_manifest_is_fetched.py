@@ -6,7 +6,7 @@ import pytest
 
 from svidproof import Alert, Saw, Testbed, budgets, eventually, requirement
 from svidproof.checks import Accepted
-from svidproof.components.helper import MOTTO, Helped
+from svidproof.components.helper import BEGUN, MOTTO, Helped
 from svidproof.tls import get
 from svidproof.workloads.manifest_server import MANIFEST
 
@@ -60,17 +60,25 @@ def test_program_is_started_as_configured(manifest: Testbed, name: str) -> None:
 
 @each_program
 def test_program_can_be_heard(manifest: Testbed, name: str) -> None:
-    """What a program writes to stdout and stderr is where spiffe-helper's own log is."""
+    """What a program writes to stdout and stderr is where spiffe-helper's own log is.
+
+    And it is written by one process: none was started before the files were there.
+    """
     helped = manifest.helped[name]
-    pid = helped.state().pid
+    pid = str(helped.state().pid)
 
-    def heard() -> None:
-        lines = {r.message for r in manifest.logs(helped.component, manifest.watch.timeline.start)}
-        said = {f: f"process {pid} has begun, says its {f}" for f in ("stdout", "stderr")}
-        missing = [f for f, line in said.items() if line not in lines]
+    def heard() -> dict[str, list[str]]:
+        said: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        for record in manifest.logs(helped.component, manifest.watch.timeline.start):
+            if begun := BEGUN.search(record.message):
+                said[begun[2]].append(begun[1])
+        missing = [stream for stream, pids in said.items() if pid not in pids]
         assert not missing, f"the {' and '.join(missing)} of {name}'s program is not in its log"
+        return said
 
-    eventually(heard, budgets.LOG_LINE, alive=helped.assert_alive)
+    said = eventually(heard, budgets.LOG_LINE, alive=helped.assert_alive)
+
+    assert said["stdout"] == [pid], f"{name}'s program was started {len(said['stdout'])} times"
 
 
 def test_stranger_gets_no_byte_of_it(manifest: Testbed) -> None:
