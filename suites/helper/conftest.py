@@ -5,10 +5,11 @@ import pytest
 from svidproof import Progress, Testbed
 from svidproof.credentials import Authority
 from svidproof.watch import Renewals, observe_renewals
-from svidproof.watch.recovery import Recovery, Succession, recover, succeed
+from svidproof.watch.recovery import Recovery, Retirement, Succession, recover, retire, succeed
 
 SERVER, CLIENT = "manifest-server", "manifest-client"
 BOTH = (SERVER, CLIENT)
+ALL = (*BOTH, "manifest-other")
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +22,14 @@ def renewals(manifest: Testbed, progress: Progress) -> Renewals:
 def succession(manifest: Testbed, progress: Progress) -> Succession:
     """The server signs below another root, as soon as everybody has that in the bundle."""
     progress("changing the authority")
-    trusting = (*BOTH, "manifest-other")
-    return succeed(
-        manifest, BOTH, trusting, Authority.create("next", manifest.scenario.trust_domain)
-    )
+    return succeed(manifest, BOTH, ALL, Authority.create("next", manifest.scenario.trust_domain))
+
+
+@pytest.fixture(scope="session")
+def retirement(succession: Succession, progress: Progress) -> Retirement:
+    """The root before that is revoked."""
+    progress("revoking the former authority")
+    return retire(succession, ALL)
 
 
 @pytest.fixture(scope="session")

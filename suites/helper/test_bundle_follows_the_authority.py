@@ -8,7 +8,7 @@ from cryptography import x509
 
 from svidproof import Capability, Measure, needs, requirement
 from svidproof.watch import Sighting, Source
-from svidproof.watch.recovery import Succession, is_below
+from svidproof.watch.recovery import Retirement, Succession, is_below
 
 pytestmark = [
     requirement("HELPER-4"),
@@ -28,7 +28,7 @@ def test_bundle_file_follows(succession: Succession, name: str, measure: Measure
     trusts = [
         t
         for t in succession.testbed.watch.timeline.trusts(Source.FILES, name)
-        if t.seen.at > succession.prepared.at
+        if succession.prepared.at < t.seen.at <= succession.end.at
     ]
 
     assert trusts, f"{name}'s bundle file never changed; {succession.late}"
@@ -46,7 +46,7 @@ def test_bundle_comes_without_a_renewal(succession: Succession) -> None:
     """Who has an SVID of an hour gets the bundle all the same, and its program is signalled."""
     files = succession.testbed.watch.timeline.sightings(Source.FILES, OTHER)
     assert files, f"nobody has looked at {OTHER}'s files"
-    renewed = [s for s in files if s.first.at > succession.prepared.at]
+    renewed = [s for s in files if succession.prepared.at < s.first.at <= succession.end.at]
     assert not renewed, f"{OTHER} was renewed: this proves nothing"
 
     reloads = succession.testbed.helped[OTHER].state().reloads
@@ -93,6 +93,24 @@ def test_nobody_is_refused(succession: Succession) -> None:
     both = max(side[0].first.at for side in sides)
     last = [r for r in requests if r.sent.at > both]
     assert len(last) >= AFTERWARDS, f"{len(last)} requests since both had them; {succession.late}"
+
+
+@pytest.mark.parametrize("name", ["manifest-server", CLIENT, OTHER])
+def test_revoked_root_leaves_the_bundle_file(
+    retirement: Retirement, name: str, measure: Measure
+) -> None:
+    """A root that was revoked is in the bundle file no more: only the next one is."""
+    timeline, new = retirement.succession.testbed.watch.timeline, retirement.succession.root
+
+    trusts = timeline.trusts(Source.FILES, name)
+
+    assert trusts, f"nobody has looked at {name}'s bundle"
+    last = trusts[-1]
+    assert last.serials == {new.serial_number}, (
+        f"{name}'s bundle file holds {len(last.serials)} authorities, not only the one that is "
+        f"left; {retirement.late}"
+    )
+    measure(f"from revoked to bundle file, {name}", last.seen.at - retirement.revoked.at, "s")
 
 
 def _of_the_new(succession: Succession, name: str) -> list[Sighting]:

@@ -6,11 +6,13 @@ import pytest
 
 from svidproof import Alert, Saw, Testbed, budgets, eventually, requirement
 from svidproof.checks import Accepted
-from svidproof.components.helper import Helped
+from svidproof.components.helper import BEGUN, MOTTO, Helped
 from svidproof.tls import get
 from svidproof.workloads.manifest_server import MANIFEST
 
 pytestmark = requirement("HELPER-1")
+PROGRAMS = ["manifest-server", "manifest-client", "manifest-other"]
+each_program = pytest.mark.parametrize("name", PROGRAMS)
 
 
 def test_client_fetches_the_manifest(manifest: Testbed, saw: Saw) -> None:
@@ -44,6 +46,39 @@ def test_program_presents_what_is_in_its_files(manifest: Testbed, name: str) -> 
 
     # A renewal may come in between.
     eventually(presented, budgets.PRESENTED)
+
+
+@each_program
+def test_program_is_started_as_configured(manifest: Testbed, name: str) -> None:
+    """A program has its arguments as they are quoted, and the environment of its spiffe-helper."""
+    state = manifest.helped[name].state()
+
+    assert state.arguments == [MOTTO], f"{name} has the arguments {state.arguments}, not {[MOTTO]}"
+    # Wherever programs run there is a PATH, and nothing below spiffe-helper would make one up.
+    assert "PATH" in state.environment, f"{name}'s environment is {state.environment}, without PATH"
+
+
+@each_program
+def test_program_can_be_heard(manifest: Testbed, name: str) -> None:
+    """What a program writes to stdout and stderr is where spiffe-helper's own log is.
+
+    And it is written by one process: none was started before the files were there.
+    """
+    helped = manifest.helped[name]
+    pid = str(helped.state().pid)
+
+    def heard() -> dict[str, list[str]]:
+        said: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        for record in manifest.logs(helped.component, manifest.watch.timeline.start):
+            if begun := BEGUN.search(record.message):
+                said[begun[2]].append(begun[1])
+        missing = [stream for stream, pids in said.items() if pid not in pids]
+        assert not missing, f"the {' and '.join(missing)} of {name}'s program is not in its log"
+        return said
+
+    said = eventually(heard, budgets.LOG_LINE, alive=helped.assert_alive)
+
+    assert said["stdout"] == [pid], f"{name}'s program was started {len(said['stdout'])} times"
 
 
 def test_stranger_gets_no_byte_of_it(manifest: Testbed) -> None:

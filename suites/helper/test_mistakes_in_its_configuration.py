@@ -3,6 +3,7 @@
 import pytest
 
 from svidproof import Saw, Testbed, requirement
+from svidproof.components.helper import Ended
 from svidproof.platforms.base import PlatformError
 
 pytestmark = [requirement("HELPER-9"), pytest.mark.usefixtures("after_everything")]
@@ -32,12 +33,12 @@ MISTAKES = {
 )
 def test_mistake_is_told(manifest: Testbed, text: str, reason: str, saw: Saw) -> None:
     """spiffe-helper ends at once with status 1, and says what is wrong."""
-    status, said = _try(manifest, text)
+    ended = _try(manifest, text)
 
-    assert status == 1, f"it ended with status {status} and said: {said}"
-    assert reason in said, f"it said: {said}"
-    assert "Received update" not in said, f"it had fetched something: {said}"
-    saw(said.splitlines()[-1][:200])
+    assert ended.status == 1, str(ended)
+    assert reason in ended.said, f"it did not say {reason!r}: {ended}"
+    assert "Received update" not in ended.said, f"it had fetched something: {ended}"
+    saw(ended.said.splitlines()[-1][:200])
 
 
 @pytest.mark.parametrize("signal", ["SIGHUP", ""], ids=["signal", "no-signal"])
@@ -46,13 +47,13 @@ def test_sound_configuration_is_accepted(manifest: Testbed, signal: str) -> None
     other = manifest.helped["manifest-other"]
     told = {**other.configuration(), "daemon_mode": False, "renew_signal": signal}
 
-    status, said = _try(manifest, other.text(told))
+    ended = _try(manifest, other.text(told))
 
-    assert status == 0, f"it ended with status {status} and said: {said}"
-    assert "Successfully fetched x509 certificates" in said, f"it said: {said}"
+    assert ended.status == 0, str(ended)
+    assert "Successfully fetched x509 certificates" in ended.said, f"it fetched none: {ended}"
 
 
-def _try(manifest: Testbed, text: str) -> tuple[int, str]:
+def _try(manifest: Testbed, text: str) -> Ended:
     try:
         return manifest.helped["manifest-other"].try_configuration(text)
     except PlatformError as error:

@@ -22,7 +22,7 @@ from svidproof.manifests import data_root
 from svidproof.scenario import load_scenario
 from svidproof.watch import LogRecord, Moment, Renewals, Sighting, Source
 from svidproof.watch.messages import messages_for
-from svidproof.watch.recovery import Recovery
+from svidproof.watch.recovery import Recovery, Retirement, Succession
 from svidproof.watch.renewals import WANTED
 from svidproof.watch.timeline import Defect, Request, Trust
 
@@ -129,7 +129,7 @@ class World:
         """What a program says of itself, which began with one of the SVIDs."""
         reloads, began = tuple(self.reloads[name]), sha256(ISSUED[name][first])
         loaded = reloads[-1].certificate if reloads else began
-        return State(pid, 1.0, began, loaded or "", reloads, self.modes)
+        return State(pid, 1.0, began, loaded or "", reloads, self.modes, (), ())
 
     @property
     def testbed(self) -> Testbed:
@@ -384,6 +384,18 @@ def test_signals_are_counted_from_what_went_wrong() -> None:
             recovery(world, pids=pids).assert_signalled(SERVER)
 
 
+def test_what_was_loaded_just_before_is_not_missed() -> None:
+    """A renewal that the watch saw after something went wrong may have been loaded before that."""
+    world = World()
+    world.files[SERVER][1] = replace(ISSUED[SERVER][1], first=moment(PERIOD + 0.1))
+
+    recovery(world, gone=PERIOD + 0.07).assert_signalled(SERVER)
+
+    world.reloads[SERVER] = world.reloads[SERVER][:1]
+    with pytest.raises(AssertionError, match=r"through 4 renewals.* signalled 0 times"):
+        recovery(world, gone=PERIOD + 0.07).assert_signalled(SERVER)
+
+
 def test_program_that_nobody_signals_has_not_recovered() -> None:
     """A program that began with the last renewal is yet to be signalled, if only for that."""
     world = World()
@@ -406,3 +418,21 @@ def test_recovery_needs_renewals_and_a_program() -> None:
         recovery(world).state(CLIENT)
     with pytest.raises(AssertionError, match="sent 0 requests"):
         recovery(world).requests(CLIENT, since=moment(END + 1))
+
+
+def test_root_that_stays_in_the_bundle_file_is_found() -> None:
+    """What the bundle file holds last is asked, and it must be the next root alone."""
+    module = _load(data_root() / "suites" / "helper" / "test_bundle_follows_the_authority.py")
+    check, world = module.test_revoked_root_leaves_the_bundle_file, World()
+    new = Authority.create("next", SCENARIO.trust_domain).certificate
+    old, now = ROOT.certificate.serial_number, new.serial_number
+    prepared, activated, end, revoked = map(moment, (1, 2, 3, 4))
+    succession = Succession(world.testbed, new, prepared, activated, end, "nothing was late")
+    retirement = Retirement(succession, revoked, "it was late")
+    world.trusts.append(Trust(Source.FILES, SERVER, moment(1.5), frozenset({old, now})))
+    with pytest.raises(AssertionError, match=r"holds 2 authorities, not only .* it was late"):
+        check(retirement, SERVER, _nothing)
+
+    world.trusts.append(Trust(Source.FILES, SERVER, moment(4.5), frozenset({now})))
+
+    check(retirement, SERVER, _nothing)

@@ -16,12 +16,15 @@ from cryptography.hazmat.primitives import hashes
 from svidproof import Alert, NotYet, budgets, eventually
 from svidproof.budgets import Budget
 from svidproof.components import helper
-from svidproof.components.helper import BUNDLE, CERTIFICATE, KEY, Helped, Unsound
+from svidproof.components.helper import BUNDLE, CERTIFICATE, KEY, MOTTO, Helped, Unsound
 from svidproof.credentials import Authority, Template
 from svidproof.platforms.base import Program
 from svidproof.platforms.local import LocalPlatform
 from svidproof.scenario import load_scenario
 from svidproof.tls import get
+from svidproof.watch import Source
+from svidproof.watch.renewals import _Look
+from svidproof.watch.timeline import Timeline
 from svidproof.workloads.manifest_server import MANIFEST
 
 if TYPE_CHECKING:
@@ -61,12 +64,13 @@ class Stage:
         put(name, KEY, credential.key_pem)
         put(name, BUNDLE, root.certificate_pem)
 
-    def start(self, name: str) -> Helped:
+    def start(self, name: str, *arguments: str) -> Helped:
         """Start a program, and wait until it answers."""
         helped = self.helped(name)
         told = helped.configuration()
         file = self.platform.put(name, "program.json", json.dumps(told["program"]).encode())
-        self.platform.start(Program(helped.component, name, "python", (*told["cmd"][1:], file)))
+        args = (*told["cmd"][1:], file, *arguments)
+        self.platform.start(Program(helped.component, name, "python", args))
         helped.wait_ready()
         return helped
 
@@ -193,6 +197,18 @@ def test_files_are_told_with_what_they_hold(stage: Stage) -> None:
     }
 
 
+def test_program_tells_how_it_was_started(stage: Stage) -> None:
+    """It repeats its arguments and the names of its environment, and speaks on both streams."""
+    helped = stage.start(SERVER, MOTTO)
+
+    state = helped.state()
+
+    assert state.arguments == [MOTTO]
+    assert {"PATH", "PYTHONPATH"} <= set(state.environment)
+    said = eventually(lambda: _log(stage, helped), SOON)
+    assert said == [f"process {state.pid} has begun, says its {f}" for f in ("stdout", "stderr")]
+
+
 def test_crash_is_a_crash(stage: Stage) -> None:
     """Asked to, a program ends by SIGKILL; then it does not answer any more."""
     client = stage.start(CLIENT)
@@ -206,6 +222,12 @@ def test_crash_is_a_crash(stage: Stage) -> None:
 
 def _assert_said(server: Helped, reason: str) -> None:
     assert any(reason in said for _, said, _ in server.seen()), server.seen()
+
+
+def _log(stage: Stage, helped: Helped) -> list[str]:
+    lines = stage.platform.read_log(helped.component, 0).decode().splitlines()
+    assert len(lines) == 2, lines
+    return lines
 
 
 def _assert_killed(stage: Stage, helped: Helped) -> None:
@@ -271,6 +293,29 @@ def test_files_that_stay_unsound_are_told(
 
     with pytest.raises(Unsound, match=told):
         Torn(stage, moments[found]).files()
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "told"),
+    [
+        pytest.param(KEY, b"=\n--\n", f"{KEY} has 4 bytes beside its PEM", id="leftover"),
+        pytest.param(BUNDLE, ROOT.certificate_pem, f"{BUNDLE} repeats 1 of its 2", id="repeated"),
+    ],
+)
+def test_what_should_not_be_in_a_file_is_a_defect(
+    stage: Stage, name: str, more: bytes, told: str
+) -> None:
+    """Files that can be used are seen as they are; the watch knows what is too much in them."""
+    sound = pem(issue(SERVER))
+    timeline = Timeline()
+    assert not Torn(stage, sound).files().blemish
+
+    _Look(timeline, Torn(stage, {**sound, name: sound[name] + more}))()
+
+    [defect] = timeline.defects(SERVER)
+    assert defect.text.startswith(told)
+    assert "--" not in defect.text
+    assert timeline.sightings(Source.FILES, SERVER)
 
 
 @pytest.mark.parametrize(

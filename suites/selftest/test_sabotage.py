@@ -67,7 +67,7 @@ UNRELATED = [
     "KeyError: 'api'",
 ]
 # The workloads that checks register while they run.
-LATER = ["late", "mover", "leaver", "greeter", "csi-other-0"]
+LATER = ["late", "mover", "leaver", "greeter", "csi-other-0", "manifest/workload/inward"]
 IDENTITY = {"kind": "ClusterSPIFFEID", "metadata": {"name": "greeter"}, "spec": {"className": "x"}}
 SOUND = Attestation(
     "SERVER {}", "AGENT {}", "WORKLOAD {}", {"spire-agent": "spiffe://x/1"}, "parent"

@@ -1,0 +1,64 @@
+"""A workload with several SVIDs: its spiffe-helper writes the one that its hint asks for."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import pytest
+
+from svidproof import Saw, Testbed, budgets, eventually, requirement
+from svidproof.components.helper import Ended, Helped
+from svidproof.watch.timeline import spiffe_ids
+
+pytestmark = [requirement("HELPER-10"), pytest.mark.usefixtures("after_everything")]
+OTHER = "manifest-other"
+HINTS = ("inward", "outward")
+HOUR = 3600  # seconds: nothing is renewed meanwhile
+# Beside the files that its program reads.
+FILES = {
+    "svid_file_name": "hinted.pem",
+    "svid_key_file_name": "hinted.key",
+    "svid_bundle_file_name": "hinted-bundle.pem",
+}
+
+
+@pytest.fixture(scope="module")
+def hinted(manifest: Testbed) -> Iterator[Helped]:
+    """A workload with an SVID for each hint, beside the one that it has without."""
+    other, agent = manifest.helped[OTHER], manifest.agent_of(OTHER)
+    with contextlib.ExitStack() as entries:
+        for hint in HINTS:
+            name = f"manifest/workload/{hint}"
+            entry = manifest.registered(name, other.selectors, agent=agent, ttl=HOUR, hint=hint)
+            entries.enter_context(entry)
+        yield other
+
+
+def test_hinted_svid_is_written(manifest: Testbed, hinted: Helped, saw: Saw) -> None:
+    """With either hint the certificate file holds the SVID of the entry that has it."""
+    for hint in HINTS:
+        eventually(functools.partial(_assert_fetched, hinted, hint), budgets.REGISTRATION)
+
+        found = spiffe_ids(hinted.certificate(FILES["svid_file_name"]))
+
+        expected = manifest.scenario.spiffe_id(f"manifest/workload/{hint}")
+        assert found == [expected], f"with hint {hint} the file holds {found}, not {expected}"
+        saw(f"{hint}: {expected}")
+
+
+def test_hint_that_nobody_has_is_refused(hinted: Helped) -> None:
+    """With a hint that no SVID has spiffe-helper ends with status 1, and says so."""
+    ended = _try(hinted, "nowhere")
+
+    assert ended.status == 1, str(ended)
+    assert "failed to find the hinted x509 SVID" in ended.said, str(ended)
+
+
+def _assert_fetched(hinted: Helped, hint: str) -> None:
+    ended = _try(hinted, hint)
+    assert ended.status == 0, f"with hint {hint} {ended}"
+
+
+def _try(hinted: Helped, hint: str) -> Ended:
+    text = hinted.text({**hinted.configuration(), **FILES, "daemon_mode": False})
+    return hinted.try_configuration(f'{text}hint = "{hint}"\n')
