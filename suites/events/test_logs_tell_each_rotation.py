@@ -33,7 +33,11 @@ def test_agent_tells_each_renewal(rotations: Observation, name: str) -> None:
 
     for rotation in rotations.rotations(name):
         found = [line for line in lines if _tells(line, rotation)]
-        assert len(found) == 1, f"{len(found)} lines for {_name(rotation)} among {len(lines)}"
+        ends = rotation.before.not_after
+        assert len(found) == 1, (
+            f"{len(found)} lines for {_name(rotation)} among {len(lines)}: "
+            f"the old SVID ends at {ends:%X}, told were {[_told_end(line) for line in lines]}"
+        )
         assert found[0].level == "info", f"told at level {found[0].level}"
         entry = found[0].fields.get("entry_id")
         assert entry == rotations.testbed.entry_id(name), f"told of entry {entry}"
@@ -178,6 +182,11 @@ def _signatures(rotations: Observation, name: str) -> list[LogRecord]:
 def _tells(line: LogRecord, rotation: Rotation) -> bool:
     told = line.fields.get("expires_at")
     return told is not None and parse_time(told) == rotation.before.not_after
+
+
+def _told_end(line: LogRecord) -> str:
+    """The time of day of the end that a line tells."""
+    return line.fields.get("expires_at", "nothing").rpartition("T")[2]
 
 
 def _name(rotation: Rotation) -> str:

@@ -30,7 +30,9 @@ def test_two_entries_are_two_svids(api: Testbed) -> None:
         api.registered("inside", selectors, hint="inside"),
         api.registered("outside", selectors, hint="outside"),
     ):
-        answer = _await(target, lambda a: {s.spiffe_id: s.hint for s in a.svids} == wanted)
+        answer = _await(
+            target, f"SVIDs {wanted}", lambda a: {s.spiffe_id: s.hint for s in a.svids} == wanted
+        )
         by_sds = {name: fetch_secrets(target, name) for name in wanted}
 
     assert len(answer.svids) == len(wanted), f"got {answer}"
@@ -53,14 +55,18 @@ def test_changed_selectors_take_identity(api: Testbed) -> None:
         api.provoking(api.prober.agent.component, DENIED),
         api.registered("late", api.prober.selectors) as entry,
     ):
-        _await(target, lambda a: a.code is grpc.StatusCode.OK)
+        _await(target, "OK", lambda a: a.code is grpc.StatusCode.OK)
         stream = X509Stream(target, lambda answer: ended.append(answer.code))
         api.registration.change(entry, selectors=[*own, FOREIGN])
-        _await(target, lambda a: a.code is grpc.StatusCode.PERMISSION_DENIED)
+        _await(
+            target,
+            "PermissionDenied, as its entry is for another",
+            lambda a: a.code is grpc.StatusCode.PERMISSION_DENIED,
+        )
         eventually(lambda: _assert_last(ended), budgets.REGISTRATION)
         stream.close()
         api.registration.change(entry, selectors=own)
-        _await(target, lambda a: a.code is grpc.StatusCode.OK)
+        _await(target, "OK", lambda a: a.code is grpc.StatusCode.OK)
 
 
 @requirement("IDENTITY-101")
@@ -72,7 +78,7 @@ def test_no_svid_outlives_its_signer(api: Testbed) -> None:
         api.provoking(api.prober.agent.component, DENIED),
         api.registered("long-lived", api.prober.selectors, ttl=TEN_YEARS),
     ):
-        answer = _await(target, lambda a: a.code is grpc.StatusCode.OK)
+        answer = _await(target, "OK", lambda a: a.code is grpc.StatusCode.OK)
 
     [svid] = answer.svids
     leaf, *above = svid.chain
@@ -82,12 +88,13 @@ def test_no_svid_outlives_its_signer(api: Testbed) -> None:
     )
 
 
-def _await(target: str, sound: Callable[[Answer], bool]) -> Answer:
-    """Ask until the answer is sound; raises Overdue with the last one."""
+def _await(target: str, wanted: str, sound: Callable[[Answer], bool]) -> Answer:
+    """Ask until the answer is sound; raises Overdue with what was wanted and the last one."""
 
     def answered() -> Answer:
         answer = fetch_x509(target)
-        assert sound(answer), f"got {answer} {[s.hint for s in answer.svids if s.hint] or ''}"
+        got = {s.spiffe_id: s.hint for s in answer.svids} or answer
+        assert sound(answer), f"expected {wanted}; got {got}"
         return answer
 
     return eventually(answered, budgets.REGISTRATION)

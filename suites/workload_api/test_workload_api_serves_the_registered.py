@@ -85,7 +85,8 @@ def test_registered_process_gets_the_bundle_alone(api: Testbed, name: str) -> No
 
     answer = fetch_bundles(api.workload(name).envoy.workload_api())
 
-    assert list(answer.authorities) == [domain], f"bundles of {list(answer.authorities)}: {answer}"
+    domains = list(answer.authorities)
+    assert domains == [domain], f"bundles of {domains}: {answer.code.name} {answer.details}"
     held = answer.authorities[domain]
     assert set(held) == api.trust_bundle, f"{len(held)} authorities in the bundle"
 
@@ -98,8 +99,10 @@ def test_unregistered_process_is_denied(api: Testbed, method: str) -> None:
     with api.provoking(api.prober.agent.component, DENIED):
         answer = call(api.prober.workload_api(), method)
 
-    assert answer.code is grpc.StatusCode.PERMISSION_DENIED, f"expected PermissionDenied: {answer}"
-    assert answer.messages == 0, str(answer)
+    assert answer.code is grpc.StatusCode.PERMISSION_DENIED, (
+        f"expected PermissionDenied: {method} {answer}"
+    )
+    assert answer.messages == 0, f"{method} gave a message before {answer}"
 
 
 @requirement("WLAPI-3")
@@ -123,8 +126,10 @@ def test_call_without_header_is_refused(
     answer = call(target, method, metadata=metadata)
 
     assert control.code is grpc.StatusCode.OK, str(control)
-    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"expected InvalidArgument: {answer}"
-    assert answer.messages == 0, str(answer)
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, (
+        f"expected InvalidArgument: {method} {answer}"
+    )
+    assert answer.messages == 0, f"{method} gave a message before {answer}"
 
 
 @requirement("WLAPI-4")
