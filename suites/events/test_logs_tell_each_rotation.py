@@ -8,7 +8,7 @@ import pytest
 
 from svidproof import Capability, needs, requirement
 from svidproof.components.envoy import BUNDLE
-from svidproof.watch import LogRecord, Observation, Rotation
+from svidproof.watch import LogRecord, Observation, Rotation, Source
 from svidproof.watch.logs import parse_time
 from svidproof.watch.observation import LAG, WANTED
 
@@ -68,7 +68,7 @@ def test_server_tells_each_signature(rotations: Observation, name: str) -> None:
 @each_workload
 @pytest.mark.parametrize("kind", ["svid", "bundle"])
 def test_each_push_is_acknowledged(rotations: Observation, name: str, kind: str) -> None:
-    """Each rotation is pushed by SDS and acknowledged with its nonce, name and version."""
+    """Each SVID is pushed by SDS once, and acknowledged with its nonce, name and version."""
     own = rotations.testbed.scenario.spiffe_id(name)
     pushed = list(_pushes(rotations, name, own if kind == "svid" else BUNDLE))
 
@@ -77,6 +77,8 @@ def test_each_push_is_acknowledged(rotations: Observation, name: str, kind: str)
         assert near, f"no acknowledged push of the {kind} for {_name(rotation)}"
     versions = [int(p.response.fields["version_info"]) for p in pushed]
     assert versions == sorted(set(versions)), f"versions of one stream: {versions}"
+    known = rotations.timeline.sightings(Source.WORKLOAD_API, name)
+    assert len(pushed) <= len(known), f"{len(pushed)} pushes of the {kind} for {len(known)} SVIDs"
     for push in pushed:
         sent, acknowledged = (r.fields["version_info"] for r in (push.response, push.request))
         assert acknowledged == sent, f"version {sent} was acknowledged as {acknowledged}"

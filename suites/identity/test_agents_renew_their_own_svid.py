@@ -24,12 +24,14 @@ class Own:
 @requirement("ROTATION-10")
 @needs(Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 def test_agents_renew_their_own_svid(rotations: Observation, measure: Measure) -> None:
-    """Each agent gets a new SVID of its own when half the life of the old one is left."""
+    """Each agent gets a new SVID of its own when half of the old one's life is left, not sooner."""
     testbed = rotations.testbed
-    latest = Period.of(AGENT_TTL_S, LOOKS).latest
+    texts, period = testbed.messages, Period.of(AGENT_TTL_S, LOOKS)
+    latest, soonest = period.latest, AGENT_TTL_S - period.earliest
+    admitted = testbed.watch.timeline.logs(testbed.spire.component, texts.admitted)
 
     for agent, own_id in testbed.agent_ids.items():
-        attested = testbed.watch.timeline.logs(agent, testbed.messages.attested)
+        attested = testbed.watch.timeline.logs(agent, texts.attested)
         assert attested, f"{agent} does not tell that it was attested"
         first = attested[-1].wall
         due = first + timedelta(seconds=AGENT_TTL_S - latest)
@@ -48,6 +50,11 @@ def test_agents_renew_their_own_svid(rotations: Observation, measure: Measure) -
         )
         measure(f"left of {agent}'s own SVID", round(left, 1), "s")
         assert left >= latest, f"{agent} has {left:.0f} s of its own SVID left, not {latest:.0f} s"
+        again = [r for r in admitted if r.fields.get("agent_id") == own_id and r.wall > first]
+        passed = (Moment.now().wall - first).total_seconds()
+        assert len(again) <= passed / soonest, (
+            f"{agent} attested again {len(again)} times in {passed:.0f} s"
+        )
 
 
 def own_svid(testbed: Testbed, agent_id: str) -> Own:

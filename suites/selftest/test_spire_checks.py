@@ -47,11 +47,15 @@ class Agents:
         attested: seconds ago.
         left: seconds until its SVID ends.
         path: of the ID that the server lists.
+        again: how often it has attested since.
     """
+
+    component = "spire-server"
 
     attested: float
     left: float
     path: str = AGENT_ID.removeprefix("spiffe://example.org")
+    again: int = 1
 
     def agents(self) -> list[dict[str, Any]]:
         """What the server lists."""
@@ -59,8 +63,11 @@ class Agents:
         return [{"id": {"path": self.path}, "x509svid_expires_at": str(int(ends.timestamp()))}]
 
     def logs(self, component: str, message: str) -> list[LogRecord]:
-        """What the agent has told."""
+        """What the agent has told, and the server of it."""
         seen = Moment.now()
+        if message == MESSAGES.admitted:
+            line = LogRecord(component, seen, seen.wall, "info", message, {"agent_id": AGENT_ID})
+            return [line] * self.again
         wall = seen.wall - timedelta(seconds=self.attested)
         return [LogRecord(component, seen, wall, "info", message)]
 
@@ -84,6 +91,7 @@ class Agents:
         pytest.param(Agents(attested=39, left=20), "has the SVID of its start", id="never-renewed"),
         pytest.param(Agents(attested=400, left=15), "has 1[45] s of its own", id="renewed-late"),
         pytest.param(Agents(attested=40, left=3590), "lives for 35.. s", id="lives-for-an-hour"),
+        pytest.param(Agents(40, 50, again=5), "attested again 5 times", id="again-and-again"),
         pytest.param(Agents(40, 50, path="/x"), "does not list", id="unknown-to-the-server"),
     ],
 )
