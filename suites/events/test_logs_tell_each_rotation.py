@@ -8,7 +8,7 @@ import pytest
 
 from svidproof import Capability, needs, requirement
 from svidproof.components.envoy import BUNDLE
-from svidproof.watch import LogRecord, Observation, Rotation
+from svidproof.watch import LogRecord, Observation, Rotation, Source
 from svidproof.watch.logs import parse_time
 from svidproof.watch.observation import LAG, WANTED
 
@@ -33,7 +33,11 @@ def test_agent_tells_each_renewal(rotations: Observation, name: str) -> None:
 
     for rotation in rotations.rotations(name):
         found = [line for line in lines if _tells(line, rotation)]
-        assert len(found) == 1, f"{len(found)} lines for {_name(rotation)} among {len(lines)}"
+        ends = rotation.before.not_after
+        assert len(found) == 1, (
+            f"{len(found)} lines for {_name(rotation)} among {len(lines)}: "
+            f"the old SVID ends at {ends:%X}, told were {[_told_end(line) for line in lines]}"
+        )
         assert found[0].level == "info", f"told at level {found[0].level}"
         entry = found[0].fields.get("entry_id")
         assert entry == rotations.testbed.entry_id(name), f"told of entry {entry}"
@@ -64,7 +68,7 @@ def test_server_tells_each_signature(rotations: Observation, name: str) -> None:
 @each_workload
 @pytest.mark.parametrize("kind", ["svid", "bundle"])
 def test_each_push_is_acknowledged(rotations: Observation, name: str, kind: str) -> None:
-    """Each rotation is pushed by SDS and acknowledged with its nonce, name and version."""
+    """Each SVID is pushed by SDS once, and acknowledged with its nonce, name and version."""
     own = rotations.testbed.scenario.spiffe_id(name)
     pushed = list(_pushes(rotations, name, own if kind == "svid" else BUNDLE))
 
@@ -73,6 +77,8 @@ def test_each_push_is_acknowledged(rotations: Observation, name: str, kind: str)
         assert near, f"no acknowledged push of the {kind} for {_name(rotation)}"
     versions = [int(p.response.fields["version_info"]) for p in pushed]
     assert versions == sorted(set(versions)), f"versions of one stream: {versions}"
+    known = rotations.timeline.sightings(Source.WORKLOAD_API, name)
+    assert len(pushed) <= len(known), f"{len(pushed)} pushes of the {kind} for {len(known)} SVIDs"
     for push in pushed:
         sent, acknowledged = (r.fields["version_info"] for r in (push.response, push.request))
         assert acknowledged == sent, f"version {sent} was acknowledged as {acknowledged}"
@@ -178,6 +184,11 @@ def _signatures(rotations: Observation, name: str) -> list[LogRecord]:
 def _tells(line: LogRecord, rotation: Rotation) -> bool:
     told = line.fields.get("expires_at")
     return told is not None and parse_time(told) == rotation.before.not_after
+
+
+def _told_end(line: LogRecord) -> str:
+    """The time of day of the end that a line tells."""
+    return line.fields.get("expires_at", "nothing").rpartition("T")[2]
 
 
 def _name(rotation: Rotation) -> str:

@@ -6,14 +6,29 @@ import uuid
 import grpc
 import pytest
 
-from svidproof import Saw, Testbed, requirement, workload_jwt
+from svidproof import (
+    Capability,
+    Measure,
+    Saw,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    requirement,
+    workload_jwt,
+)
+from svidproof.budgets import Budget
 from svidproof.demo_page import DemoPage
+from svidproof.watch.observation import JITTER, TRUNCATION
 from svidproof.workload_jwt import Token
 
 pytestmark = pytest.mark.usefixtures("greeter")
 ALGORITHMS = {f"{family}{size}" for family in ("RS", "ES", "PS") for size in (256, 384, 512)}
 HEADERS = {"alg", "kid", "typ"}
 TYPES = {None, "JWT", "JOSE"}
+JWT_TTL = 6  # seconds
+SLACK = 2.0  # seconds for a busy machine
+DENIED = r"No identity issued|Workload attestation failed"
 
 
 @pytest.fixture
@@ -72,6 +87,58 @@ def test_token_is_verified_by_the_bundle(
             if key.get(part) != served[name].get(part)
         ]
         assert not wrong, f"key {name} is another at the server: {wrong}"
+
+
+@requirement("GREETER-7")
+def test_token_is_for_each_audience_that_was_asked_for(page: DemoPage, audience: str) -> None:
+    """A JWT-SVID for two audiences names both, and ValidateJWTSVID takes it for either."""
+    target, both = page.program.workload_api(), [audience, f"second-{audience}"]
+
+    answer = workload_jwt.fetch(target, both)
+
+    assert len(answer.svids) == 1, str(answer)
+    [(_, token)] = answer.svids
+    assert sorted(Token.read(token).claims["aud"]) == sorted(both), "not for both audiences"
+    for one in both:
+        taken = workload_jwt.validate(target, token, one)
+        assert taken.code is grpc.StatusCode.OK, f"{one}: {taken}"
+
+
+@requirement("GREETER-10")
+@needs(Capability.UNREGISTERED_PROCESS)
+def test_token_lives_for_its_entrys_ttl(greeter: Testbed, audience: str, measure: Measure) -> None:
+    """A JWT-SVID lives for its entry's TTL, and is replaced when half of that is left."""
+    target, agent = greeter.prober.workload_api(), greeter.prober.agent.component
+    half = JWT_TTL / 2
+
+    def fetched() -> tuple[str, float, float]:
+        """A token, its lifetime, and what was left of it when it was asked for."""
+        asked = time.time()
+        answer = workload_jwt.fetch(target, [audience])
+        assert answer.code is grpc.StatusCode.OK, str(answer)
+        [(_, token)] = answer.svids
+        claims = Token.read(token).claims
+        return token, claims["exp"] - claims["iat"], claims["exp"] - asked
+
+    with (
+        greeter.provoking(agent, DENIED),
+        greeter.registered("late", greeter.prober.selectors, jwt_svid_ttl=JWT_TTL),
+    ):
+        first, lifetime, _ = eventually(fetched, budgets.REGISTRATION)
+        assert abs(lifetime - JWT_TTL) <= TRUNCATION, f"it lives for {lifetime} s, not {JWT_TTL} s"
+        latest: list[float] = []
+
+        def replaced() -> None:
+            token, _, left = fetched()
+            latest.append(left)
+            assert token != first, f"{left:.1f} of {JWT_TTL} s are left of it"
+
+        eventually(replaced, Budget("another JWT-SVID", half * (1 + JITTER) + SLACK, 0.1))
+
+    least = min(latest)
+    measure("least that was left of a JWT-SVID", round(least, 1), "s")
+    # The token's times are whole seconds.
+    assert least >= half * (1 - JITTER) - TRUNCATION, f"{least:.1f} of {JWT_TTL} s were left"
 
 
 @requirement("GREETER-7")

@@ -147,7 +147,9 @@ def test_lifetime_is_ttl_plus_backdating(rotations: Observation, name: str) -> N
 
     for number, sighting in enumerate(rotations.delivered(name)):
         lifetime = (sighting.not_after - sighting.not_before).total_seconds()
-        assert abs(lifetime - expected) < TRUNCATION, f"{lifetime:.0f} s, not {expected:.0f} s"
+        assert abs(lifetime - expected) < TRUNCATION, (
+            f"SVID {number + 1} lives for {lifetime:.0f} s, not {expected:.0f} s"
+        )
         late = (sighting.first.wall - sighting.not_before).total_seconds() - BACKDATING
         latest = LAG + TRUNCATION + (0.0 if number else booting)
         assert -TRUNCATION <= late <= latest, (

@@ -249,6 +249,14 @@ def cache_silent(world: World) -> None:
     world.logs.remove(world.find(world.messages.updated, 1, spiffe_id=own))
 
 
+def pushed_again(world: World) -> None:
+    """The last SVID is pushed, and acknowledged, once more."""
+    at, own = world.came("api", 3) + 0.5, world.scenario.spiffe_id("api")
+    facts = {"pid": 100, "method": "StreamSecrets", "nonce": "again", "version_info": "5"}
+    world.log(AGENT, at, "debug", world.messages.sds_response, **facts, count=1)
+    world.log(AGENT, at + 0.01, "debug", world.messages.sds_request, **facts, resource_names=[own])
+
+
 def cache_told_twice(world: World) -> None:
     """The agent's cache tells of one update twice."""
     own = world.scenario.spiffe_id("api")
@@ -353,6 +361,7 @@ MUTATIONS = [
     pytest.param(other_resource, {PUSH: NO_SVID}, id="acknowledged-under-another-name"),
     pytest.param(not_pushed(SVID), {PUSH: NO_SVID}, id="svid-not-pushed"),
     pytest.param(not_pushed(ROOTS), {PUSH: NO_BUNDLE}, id="bundle-not-pushed"),
+    pytest.param(pushed_again, {PUSH: "5 pushes of the svid for 4 SVIDs"}, id="pushed-again"),
     pytest.param(pushed_late, {PUSH: NO_SVID}, id="pushed-late"),
     pytest.param(version_not_equal, {PUSH: "version 3 was acknowledged as 2"},
                  id="version-not-equal"),

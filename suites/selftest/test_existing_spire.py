@@ -81,7 +81,7 @@ def server(registry: Registry) -> ExistingServer:
     """A server that serves others too."""
     made = ExistingServer(cast("Platform", registry), "example.org")
     attestation = Attestation("", "", "", {}, "id", mark=existing_spire.mark("0123456789", "run1"))
-    made.start(cast("Authority", None), attestation, cache_reload="", log_level="")
+    made.start(cast("Authority", None), attestation, cache_reload="", agent_ttl=0, log_level="")
     return made
 
 

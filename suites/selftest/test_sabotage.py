@@ -24,7 +24,7 @@ from svidproof.sabotage.forging import forge_svid
 from svidproof.sabotage.policies import MISREADINGS, roll_out
 from svidproof.sabotage.sidecars import MECHANISMS
 from svidproof.scenario import load_scenario
-from svidproof.settings import BRISK
+from svidproof.settings import AGENT_TTL_S, BRISK
 from svidproof.watch.timeline import spiffe_ids
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ ELSEWHERE = {
     "driver_stays_away",
     "writable_volumes",
     "sync_interval",
+    "agent_ttl",
     "agent_log_level",
     "server_log_level",
 }
@@ -67,7 +68,7 @@ UNRELATED = [
     "KeyError: 'api'",
 ]
 # The workloads that checks register while they run.
-LATER = ["late", "mover", "leaver", "greeter", "csi-other-0", "manifest/workload/inward"]
+LATER = ["late", "inside", "mover", "leaver", "greeter", "csi-other-0", "manifest/workload/inward"]
 IDENTITY = {"kind": "ClusterSPIFFEID", "metadata": {"name": "greeter"}, "spec": {"className": "x"}}
 SOUND = Attestation(
     "SERVER {}", "AGENT {}", "WORKLOAD {}", {"spire-agent": "spiffe://x/1"}, "parent"
@@ -320,6 +321,7 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
         attestation,
         intervals,
         logs,
+        settings.agent_ttl != AGENT_TTL_S,
         settings.forgetful,
         settings.rival_controller,
         settings.driver_stays_away,

@@ -15,7 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from svidproof import workload_api
 from svidproof.credentials import Authority, Credential, Template
-from svidproof.workload_api import Answer, X509Stream, fetch_x509
+from svidproof.workload_api import (
+    METHODS,
+    Answer,
+    X509Stream,
+    call,
+    fetch_bundles,
+    fetch_x509,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +82,7 @@ class Agent:
         self.ended = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(4))
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            "FetchX509SVID": grpc.unary_stream_rpc_method_handler(self._fetch)
+            method: grpc.unary_stream_rpc_method_handler(self._fetch) for method in METHODS
         }
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("SpiffeWorkloadAPI", handlers),)
@@ -238,6 +245,32 @@ def test_mandatory_header_is_sent_and_can_be_left_out(agent: Agent) -> None:
 
     values = [headers.get("workload.spiffe.io") for headers in agent.headers]
     assert values == ["true", None, "false"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_can_be_called(agent: Agent, method: str) -> None:
+    """A call shows its status and whether a message came before it, with the headers given."""
+    agent.messages = [b""]
+    answered = call(agent.target, method)
+    agent.messages, agent.status = [], (grpc.StatusCode.PERMISSION_DENIED, "no")
+    refused = call(agent.target, method, metadata=())
+
+    assert answered == Answer(grpc.StatusCode.OK, "", messages=1)
+    assert refused == Answer(grpc.StatusCode.PERMISSION_DENIED, "no")
+    assert [h.get("workload.spiffe.io") for h in agent.headers] == ["true", None]
+
+
+def test_bundles_are_read_whole(agent: Agent, root: Authority, credential: Credential) -> None:
+    """FetchX509Bundles gives the authorities of each trust domain, or a status."""
+    both = der(root.certificate, credential.leaf)
+    agent.messages = [field(2, field(1, b"spiffe://example.org") + field(2, both))]
+    answer = fetch_bundles(agent.target)
+    agent.messages, agent.status = [], (grpc.StatusCode.PERMISSION_DENIED, "no")
+    refused = fetch_bundles(agent.target)
+
+    assert answer.authorities == {"spiffe://example.org": (root.certificate, credential.leaf)}
+    assert (refused.code, refused.details) == (grpc.StatusCode.PERMISSION_DENIED, "no")
+    assert not refused.authorities
 
 
 def test_silence_ends_with_the_deadline(agent: Agent) -> None:

@@ -9,19 +9,22 @@ from svidproof.sds import fetch_secrets
 
 # The requests of these checks would be told from Envoy's by nothing in the agent's log.
 pytestmark = pytest.mark.usefixtures("after_everything")
+# The default names of SPIRE doc/spire_agent.md, beside BUNDLE.
+DEFAULT_SVID, ALL_BUNDLES = "default", "ALL"
 # What the agent logs when somebody asks for what is not theirs.
 REFUSED = r"Error building stream secrets response|No identity issued|attest"
 
 
 @requirement("SDS-1")
 def test_registered_process_gets_its_own_secret(api: Testbed) -> None:
-    """A registered process gets its own SVID and the bundle by name."""
+    """A registered process gets its own SVID and the bundle, by each name that they have."""
     workload = api.workload("valid-api-client")
     target = workload.envoy.workload_api()
+    domain = f"spiffe://{api.scenario.trust_domain}"
 
-    for name in (workload.spiffe_id, BUNDLE):
+    for name in (workload.spiffe_id, DEFAULT_SVID, BUNDLE, ALL_BUNDLES, domain):
         answer = fetch_secrets(target, name)
-        assert (answer.code, answer.secrets) == (grpc.StatusCode.OK, 1), f"{name}: {answer}"
+        assert answer.names == (name,), f"{name}: {answer}"
 
 
 @requirement("SDS-1")

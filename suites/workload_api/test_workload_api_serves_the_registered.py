@@ -7,9 +7,16 @@ import pytest
 
 from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.watch import Observation, Source
-from svidproof.watch.observation import WANTED
+from svidproof.watch.observation import LAG, WANTED
 from svidproof.watch.timeline import spiffe_ids
-from svidproof.workload_api import HEADER, X509Stream, fetch_x509
+from svidproof.workload_api import (
+    HEADER,
+    METHODS,
+    X509Stream,
+    call,
+    fetch_bundles,
+    fetch_x509,
+)
 
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
 AT_ONCE = 2.0  # seconds for an answer that lies ready in the agent's cache
@@ -56,15 +63,46 @@ def test_every_message_is_sound(rotations: Observation, name: str) -> None:
         assert trust.serials == bundle, f"a message's bundle has {len(trust.serials)} authorities"
 
 
+@requirement("WLAPI-1")
+@needs(Capability.OWN_SPIRE)
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_each_message_brings_something_new(rotations: Observation, name: str) -> None:
+    """A process's stream has a message for each new SVID or bundle, and no other."""
+    svids = rotations.timeline.sightings(Source.WORKLOAD_API, name)
+    bundles = rotations.timeline.trusts(Source.WORKLOAD_API, name)
+
+    messages = [d for d in rotations.timeline.deliveries(name) if d.seen.at <= rotations.end.at]
+
+    news = len([s for s in svids if s.first.at <= rotations.end.at + LAG]) + len(bundles) - 1
+    assert len(messages) <= news, f"{len(messages)} messages with {len(svids)} SVIDs"
+
+
+@requirement("WLAPI-1")
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_registered_process_gets_the_bundle_alone(api: Testbed, name: str) -> None:
+    """FetchX509Bundles gives a registered process its trust domain's bundle, and no other."""
+    domain = f"spiffe://{api.scenario.trust_domain}"
+
+    answer = fetch_bundles(api.workload(name).envoy.workload_api())
+
+    domains = list(answer.authorities)
+    assert domains == [domain], f"bundles of {domains}: {answer.code.name} {answer.details}"
+    held = answer.authorities[domain]
+    assert set(held) == api.trust_bundle, f"{len(held)} authorities in the bundle"
+
+
 @requirement("WLAPI-2")
 @needs(Capability.UNREGISTERED_PROCESS)
-def test_unregistered_process_is_denied(api: Testbed) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_unregistered_process_is_denied(api: Testbed, method: str) -> None:
     """A process without an entry gets PermissionDenied, and no message before it."""
     with api.provoking(api.prober.agent.component, DENIED):
-        answer = fetch_x509(api.prober.workload_api())
+        answer = call(api.prober.workload_api(), method)
 
-    assert answer.code is grpc.StatusCode.PERMISSION_DENIED, f"expected PermissionDenied: {answer}"
-    assert answer.messages == 0, str(answer)
+    assert answer.code is grpc.StatusCode.PERMISSION_DENIED, (
+        f"expected PermissionDenied: {method} {answer}"
+    )
+    assert answer.messages == 0, f"{method} gave a message before {answer}"
 
 
 @requirement("WLAPI-3")
@@ -77,18 +115,21 @@ def test_unregistered_process_is_denied(api: Testbed) -> None:
         pytest.param(((HEADER[0][0], ""),), id="empty"),
     ],
 )
+@pytest.mark.parametrize("method", METHODS)
 def test_call_without_header_is_refused(
-    api: Testbed, metadata: tuple[tuple[str, str], ...]
+    api: Testbed, method: str, metadata: tuple[tuple[str, str], ...]
 ) -> None:
     """A registered process that does not send `workload.spiffe.io: true` gets InvalidArgument."""
     target = api.workload("api").envoy.workload_api()
 
-    control = fetch_x509(target)
-    answer = fetch_x509(target, metadata=metadata)
+    control = call(target, method)
+    answer = call(target, method, metadata=metadata)
 
     assert control.code is grpc.StatusCode.OK, str(control)
-    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"expected InvalidArgument: {answer}"
-    assert answer.messages == 0, str(answer)
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, (
+        f"expected InvalidArgument: {method} {answer}"
+    )
+    assert answer.messages == 0, f"{method} gave a message before {answer}"
 
 
 @requirement("WLAPI-4")

@@ -1,0 +1,66 @@
+"""Agents live by SVIDs as well: one that is not renewed ends an agent, and then its workloads."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from svidproof import Capability, Measure, Testbed, eventually, needs, requirement
+from svidproof.budgets import Budget
+from svidproof.settings import AGENT_TTL_S
+from svidproof.watch import Moment, Observation, Period
+from svidproof.watch.observation import TRUNCATION
+
+# Seconds between two looks of an agent at its own SVID: SPIRE pkg/agent/svid/rotator_config.go.
+LOOKS = 5.0
+
+
+@dataclass(frozen=True)
+class Own:
+    """An agent's own SVID, as the server knows it."""
+
+    signed: datetime
+    ends: datetime
+
+
+@requirement("ROTATION-10")
+@needs(Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
+def test_agents_renew_their_own_svid(rotations: Observation, measure: Measure) -> None:
+    """Each agent gets a new SVID of its own when half of the old one's life is left, not sooner."""
+    testbed = rotations.testbed
+    texts, period = testbed.messages, Period.of(AGENT_TTL_S, LOOKS)
+    latest, soonest = period.latest, AGENT_TTL_S - period.earliest
+    admitted = testbed.watch.timeline.logs(testbed.spire.component, texts.admitted)
+
+    for agent, own_id in testbed.agent_ids.items():
+        attested = testbed.watch.timeline.logs(agent, texts.attested)
+        assert attested, f"{agent} does not tell that it was attested"
+        first = attested[-1].wall
+        due = first + timedelta(seconds=AGENT_TTL_S - latest)
+        left = (due - Moment.now().wall).total_seconds()
+        budget = Budget(f"{agent} renews its own SVID", max(left, 0) + TRUNCATION, 0.25)
+
+        def renewed(own_id: str = own_id, agent: str = agent, first: datetime = first) -> Own:
+            own = own_svid(testbed, own_id)
+            assert own.signed > first, f"{agent} has the SVID of its start, until {own.ends:%X}"
+            return own
+
+        own = eventually(renewed, budget, alive=testbed.assert_alive)
+        left = (own.ends - Moment.now().wall).total_seconds()
+        assert left <= AGENT_TTL_S, (
+            f"{agent}'s own SVID lives for {left:.0f} s, not {AGENT_TTL_S} s"
+        )
+        measure(f"left of {agent}'s own SVID", round(left, 1), "s")
+        assert left >= latest, f"{agent} has {left:.0f} s of its own SVID left, not {latest:.0f} s"
+        again = [r for r in admitted if r.fields.get("agent_id") == own_id and r.wall > first]
+        passed = (Moment.now().wall - first).total_seconds()
+        assert len(again) <= passed / soonest, (
+            f"{agent} attested again {len(again)} times in {passed:.0f} s"
+        )
+
+
+def own_svid(testbed: Testbed, agent_id: str) -> Own:
+    """What the server lists; raises AssertionError for an agent that it does not know."""
+    path = "/" + agent_id.removeprefix("spiffe://").partition("/")[2]
+    found = [a for a in testbed.spire.agents() if a["id"]["path"] == path]
+    assert found, f"the server does not list {agent_id}"
+    ends = datetime.fromtimestamp(int(found[0]["x509svid_expires_at"]), UTC)
+    return Own(ends - timedelta(seconds=AGENT_TTL_S), ends)

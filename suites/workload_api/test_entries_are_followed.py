@@ -1,0 +1,105 @@
+"""Entries that are out of the ordinary: two for one process, changed ones, a TTL of ten years."""
+
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
+from svidproof.sds import fetch_secrets
+from svidproof.watch.timeline import spiffe_ids
+from svidproof.workload_api import Answer, X509Stream, fetch_x509
+
+# Their requests would be told from Envoy's by nothing in the agent's log.
+pytestmark = [needs(Capability.UNREGISTERED_PROCESS), pytest.mark.usefixtures("after_everything")]
+DENIED = r"No identity issued|Workload attestation failed"
+FOREIGN = {"type": "unix", "value": "gid:4294967294"}
+TEN_YEARS = 10 * 365 * 24 * 3600
+
+
+@requirement("WLAPI-5")
+# A server that is shared has the run's mark as the hint of all its entries.
+@needs(Capability.OWN_SPIRE)
+def test_two_entries_are_two_svids(api: Testbed) -> None:
+    """A process that two entries match gets two SVIDs, with a key and a hint each, by SDS too."""
+    target, selectors = api.prober.workload_api(), api.prober.selectors
+    wanted = {api.scenario.spiffe_id(name): name for name in ("inside", "outside")}
+
+    with (
+        api.provoking(api.prober.agent.component, DENIED),
+        api.registered("inside", selectors, hint="inside"),
+        api.registered("outside", selectors, hint="outside"),
+    ):
+        answer = _await(
+            target, f"SVIDs {wanted}", lambda a: {s.spiffe_id: s.hint for s in a.svids} == wanted
+        )
+        by_sds = {name: fetch_secrets(target, name) for name in wanted}
+
+    assert len(answer.svids) == len(wanted), f"got {answer}"
+    for svid in answer.svids:
+        assert not svid.flaws(), svid.flaws()[0]
+        assert spiffe_ids(svid.chain[0]) == [svid.spiffe_id], f"{svid.spiffe_id}: another's SVID"
+    assert len({svid.key_der for svid in answer.svids}) == len(wanted), "two SVIDs, one key"
+    for name, secret in by_sds.items():
+        assert secret.names == (name,), f"SDS answers {secret} when asked for {name}"
+
+
+@requirement("WLAPI-4")
+def test_changed_selectors_take_identity(api: Testbed) -> None:
+    """A process loses its identity, and its stream, when its entry asks for one selector more."""
+    target, ended = api.prober.workload_api(), list[grpc.StatusCode]()
+    parts = (selector.split(":", 1) for selector in api.prober.selectors)
+    own = [{"type": kind, "value": value} for kind, value in parts]
+
+    with (
+        api.provoking(api.prober.agent.component, DENIED),
+        api.registered("late", api.prober.selectors) as entry,
+    ):
+        _await(target, "OK", lambda a: a.code is grpc.StatusCode.OK)
+        stream = X509Stream(target, lambda answer: ended.append(answer.code))
+        api.registration.change(entry, selectors=[*own, FOREIGN])
+        _await(
+            target,
+            "PermissionDenied, as its entry is for another",
+            lambda a: a.code is grpc.StatusCode.PERMISSION_DENIED,
+        )
+        eventually(lambda: _assert_last(ended), budgets.REGISTRATION)
+        stream.close()
+        api.registration.change(entry, selectors=own)
+        _await(target, "OK", lambda a: a.code is grpc.StatusCode.OK)
+
+
+@requirement("IDENTITY-101")
+def test_no_svid_outlives_its_signer(api: Testbed) -> None:
+    """An SVID of an entry with a TTL of ten years ends with the certificate that signed it."""
+    target = api.prober.workload_api()
+
+    with (
+        api.provoking(api.prober.agent.component, DENIED),
+        api.registered("long-lived", api.prober.selectors, ttl=TEN_YEARS),
+    ):
+        answer = _await(target, "OK", lambda a: a.code is grpc.StatusCode.OK)
+
+    [svid] = answer.svids
+    leaf, *above = svid.chain
+    ends = min(c.not_valid_after_utc for c in (*above, *svid.bundle))
+    assert leaf.not_valid_after_utc <= ends, (
+        f"the SVID ends {leaf.not_valid_after_utc}, its signer {ends}"
+    )
+
+
+def _await(target: str, wanted: str, sound: Callable[[Answer], bool]) -> Answer:
+    """Ask until the answer is sound; raises Overdue with what was wanted and the last one."""
+
+    def answered() -> Answer:
+        answer = fetch_x509(target)
+        got = {s.spiffe_id: s.hint for s in answer.svids} or answer
+        assert sound(answer), f"expected {wanted}; got {got}"
+        return answer
+
+    return eventually(answered, budgets.REGISTRATION)
+
+
+def _assert_last(ended: list[grpc.StatusCode]) -> None:
+    last = ended[-1] if ended else None
+    assert last is grpc.StatusCode.PERMISSION_DENIED, f"the open stream got {last}"

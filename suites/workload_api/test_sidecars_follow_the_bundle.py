@@ -1,0 +1,36 @@
+"""The trust bundle gets a second root, as when an authority is replaced: sidecars hear of it."""
+
+from svidproof import Capability, FreshTestbed, Measure, NotYet, eventually, needs, requirement
+from svidproof.budgets import Budget
+from svidproof.credentials import Authority
+from svidproof.watch import Moment, Source
+from svidproof.watch.observation import LAG
+
+# Seconds for which the server may answer from memory: SPIRE pkg/server/cache/dscache.
+CACHED = 1.0
+VIEWS = [Source.WORKLOAD_API, Source.SECRETS, Source.CERTS]
+
+
+@requirement("SDS-2")
+@needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT)
+def test_next_root_is_pushed(fresh_testbed: FreshTestbed, measure: Measure) -> None:
+    """A root that joins the bundle is soon in every sidecar, beside the old one."""
+    api = fresh_testbed("api")
+    root = Authority.create("svidproof next root", api.scenario.trust_domain)
+    both = {root.certificate.serial_number, api.root.certificate.serial_number}
+    # The agent asks at each sync, give or take a tenth.
+    limit = CACHED + api.settings.timing.sync_s * 1.1 + LAG
+    since = Moment.now()
+
+    def trusted() -> None:
+        for view in VIEWS:
+            for name in api.workloads:
+                last = api.watch.timeline.trusts(view, name)[-1:]
+                held = set(last[0].serials) if last else set()
+                if held != both:
+                    raise NotYet(f"{view.value} of {name} has {len(held)} of 2 roots")
+
+    api.spire.prepare_authority(root)
+    eventually(trusted, Budget("the next root in every sidecar", limit), alive=api.assert_alive)
+
+    measure("from a root in the server's bundle to every sidecar", Moment.now().at - since.at, "s")
