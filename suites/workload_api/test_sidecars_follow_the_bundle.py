@@ -3,24 +3,28 @@
 from svidproof import Capability, FreshTestbed, Measure, NotYet, eventually, needs, requirement
 from svidproof.budgets import Budget
 from svidproof.credentials import Authority
+from svidproof.forge import Forge
 from svidproof.watch import Moment, Source
 from svidproof.watch.observation import LAG
 
+OK = 200
 # Seconds for which the server may answer from memory: SPIRE pkg/server/cache/dscache.
 CACHED = 1.0
-VIEWS = [Source.WORKLOAD_API, Source.SECRETS, Source.CERTS]
+# Not /certs: before 1.40 Envoy shows one root there, however many it has.
+VIEWS = [Source.WORKLOAD_API, Source.SECRETS]
+CLIENT = "valid-api-client"
 
 
 @requirement("SDS-2")
 @needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT)
 def test_next_root_is_pushed(fresh_testbed: FreshTestbed, measure: Measure) -> None:
-    """A root that joins the bundle is soon in every sidecar, beside the old one."""
+    """A root that joins the bundle is soon in every sidecar, which lets in whom it vouches for."""
     api = fresh_testbed("api")
     root = Authority.create("svidproof next root", api.scenario.trust_domain)
+    credential = Forge(root, api.scenario.trust_domain).sound(api.scenario.spiffe_id(CLIENT))
     both = {root.certificate.serial_number, api.root.certificate.serial_number}
     # The agent asks at each sync, give or take a tenth.
     limit = CACHED + api.settings.timing.sync_s * 1.1 + LAG
-    since = Moment.now()
 
     def trusted() -> None:
         for view in VIEWS:
@@ -29,7 +33,15 @@ def test_next_root_is_pushed(fresh_testbed: FreshTestbed, measure: Measure) -> N
                 held = set(last[0].serials) if last else set()
                 if held != both:
                     raise NotYet(f"{view.value} of {name} has {len(held)} of 2 roots")
+        for name in api.scenario.accepting(CLIENT):
+            answer = api.prober.get(api.workload(name), credential=credential)
+            if answer.status != OK:
+                raise NotYet(f"to a client below the next root {name} says: {answer}")
 
+    for name in api.scenario.accepting(CLIENT):
+        before = api.prober.get(api.workload(name), credential=credential)
+        assert before.status is None, f"{name} trusts a root that is in no bundle: {before}"
+    since = Moment.now()
     api.spire.prepare_authority(root)
     eventually(trusted, Budget("the next root in every sidecar", limit), alive=api.assert_alive)
 
