@@ -5,6 +5,7 @@ import json
 import pytest
 
 from svidproof import Capability, NotYet, Testbed, budgets, eventually, needs, requirement
+from svidproof.components.spire_server import as_uri
 from svidproof.watch import LogRecord, Source
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
@@ -34,7 +35,7 @@ def test_server_knows_each_agents_node(api: Testbed) -> None:
     """The server lists exactly these agents, with cluster, account and node of each."""
     known = api.agent_selectors
 
-    listed = {_uri(agent["id"]): agent for agent in api.spire.agents()}
+    listed = {as_uri(agent["id"]): agent for agent in api.spire.agents()}
 
     assert set(listed) == set(api.agent_ids.values()), f"the server lists {sorted(listed)}"
     for agent, own in api.agent_ids.items():
@@ -93,7 +94,3 @@ def _lines(api: Testbed, component: str, message: str) -> list[LogRecord]:
 
 def _serial(line: LogRecord) -> int:
     return int(line.fields.get("serial_num", "0"))
-
-
-def _uri(spiffe_id: dict[str, str]) -> str:
-    return f"spiffe://{spiffe_id['trust_domain']}{spiffe_id['path']}"

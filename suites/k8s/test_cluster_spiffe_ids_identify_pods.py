@@ -20,6 +20,7 @@ from svidproof import (
     requirement,
 )
 from svidproof.components.controller_manager import GC_INTERVAL_S, RECONCILED
+from svidproof.components.spire_server import as_uri
 from svidproof.guests import Guest
 from svidproof.watch import Moment
 from svidproof.workload_api import X509Svid
@@ -38,8 +39,6 @@ LOOKED = Budget(f"{RECONCILES} looks of the controller manager", 10 * RECONCILES
 A_WHILE = Budget("stays refused", 2 * GC_INTERVAL_S, 0.2)
 # Who comes asks before it has an entry; who has lost its own may be renewed at that moment.
 CROSSED = r"No identity issued|[Ee]ntry not found|[Ff]ailed to (sign|fetch|renew)"
-
-
 # What is deleted while it is looked over cannot be told how it stands.
 DELETED = r"Failed to update status"
 
@@ -204,7 +203,7 @@ def _by_id(api: Testbed) -> dict[str, dict[str, Any]]:
 
 
 def _id(entry: dict[str, Any]) -> str:
-    return f"spiffe://{entry['spiffe_id']['trust_domain']}{entry['spiffe_id']['path']}"
+    return as_uri(entry["spiffe_id"])
 
 
 def _told(entries: Any) -> str:  # noqa: ANN401  any collection
@@ -217,7 +216,7 @@ def _serial(svid: X509Svid) -> int:
 
 def _assert_bound(api: Testbed, entry: dict[str, Any], pod: Guest) -> None:
     """Only this pod, on its own node, is served by an entry."""
-    parent = f"spiffe://{entry['parent_id']['trust_domain']}{entry['parent_id']['path']}"
+    parent = as_uri(entry["parent_id"])
     wanted = api.agent_ids[pod.agent.component]
     assert parent == wanted, f"the entry's parent is {parent}, not {wanted}"
     selectors = {f"{s['type']}:{s['value']}" for s in entry["selectors"]}

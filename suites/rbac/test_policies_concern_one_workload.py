@@ -15,6 +15,7 @@ import pytest
 from svidproof import Saw, Testbed, policy, requirement
 from svidproof.checks import assert_forbidden
 from svidproof.components.envoy import FILE, POLICY_FILE
+from svidproof.components.spire_server import as_uri
 
 OWNER, OTHERS = "backend", ("frontend", "frontend-2")
 FILES = (FILE, POLICY_FILE)
@@ -40,10 +41,7 @@ class Surroundings:
     def of(cls, two_frontends: Testbed) -> "Surroundings":
         """What they are now."""
         spire, own_agents = two_frontends.spire, set(two_frontends.agent_ids.values())
-        agents = {
-            f"spiffe://{a['id']['trust_domain']}{a['id']['path']}": a["x509svid_serial_number"]
-            for a in spire.agents()
-        }
+        agents = {as_uri(a["id"]): a["x509svid_serial_number"] for a in spire.agents()}
         return cls(
             {
                 "entries": {entry["id"]: entry for entry in spire.entries()},
