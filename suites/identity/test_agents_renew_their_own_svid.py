@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from svidproof import Capability, Measure, Testbed, eventually, needs, requirement
 from svidproof.budgets import Budget
-from svidproof.settings import AGENT_TTL_S
+from svidproof.components.spire_server import as_uri
 from svidproof.watch import Moment, Observation, Period
 from svidproof.watch.observation import TRUNCATION
 
@@ -26,15 +26,16 @@ class Own:
 def test_agents_renew_their_own_svid(rotations: Observation, measure: Measure) -> None:
     """Each agent gets a new SVID of its own when half of the old one's life is left, not sooner."""
     testbed = rotations.testbed
-    texts, period = testbed.messages, Period.of(AGENT_TTL_S, LOOKS)
-    latest, soonest = period.latest, AGENT_TTL_S - period.earliest
+    texts, ttl = testbed.messages, testbed.scenario.agent_ttl
+    period = Period.of(ttl, LOOKS)
+    latest, soonest = period.latest, ttl - period.earliest
     admitted = testbed.watch.timeline.logs(testbed.spire.component, texts.admitted)
 
     for agent, own_id in testbed.agent_ids.items():
         attested = testbed.watch.timeline.logs(agent, texts.attested)
         assert attested, f"{agent} does not tell that it was attested"
         first = attested[-1].wall
-        due = first + timedelta(seconds=AGENT_TTL_S - latest)
+        due = first + timedelta(seconds=ttl - latest)
         left = (due - Moment.now().wall).total_seconds()
         budget = Budget(f"{agent} renews its own SVID", max(left, 0) + TRUNCATION, 0.25)
 
@@ -45,9 +46,7 @@ def test_agents_renew_their_own_svid(rotations: Observation, measure: Measure) -
 
         own = eventually(renewed, budget, alive=testbed.assert_alive)
         left = (own.ends - Moment.now().wall).total_seconds()
-        assert left <= AGENT_TTL_S, (
-            f"{agent}'s own SVID lives for {left:.0f} s, not {AGENT_TTL_S} s"
-        )
+        assert left <= ttl, f"{agent}'s own SVID lives for {left:.0f} s, not {ttl} s"
         measure(f"left of {agent}'s own SVID", round(left, 1), "s")
         assert left >= latest, f"{agent} has {left:.0f} s of its own SVID left, not {latest:.0f} s"
         again = [r for r in admitted if r.fields.get("agent_id") == own_id and r.wall > first]
@@ -59,8 +58,7 @@ def test_agents_renew_their_own_svid(rotations: Observation, measure: Measure) -
 
 def own_svid(testbed: Testbed, agent_id: str) -> Own:
     """What the server lists; raises AssertionError for an agent that it does not know."""
-    path = "/" + agent_id.removeprefix("spiffe://").partition("/")[2]
-    found = [a for a in testbed.spire.agents() if a["id"]["path"] == path]
+    found = [a for a in testbed.spire.agents() if as_uri(a["id"]) == agent_id]
     assert found, f"the server does not list {agent_id}"
     ends = datetime.fromtimestamp(int(found[0]["x509svid_expires_at"]), UTC)
-    return Own(ends - timedelta(seconds=AGENT_TTL_S), ends)
+    return Own(ends - timedelta(seconds=testbed.scenario.agent_ttl), ends)

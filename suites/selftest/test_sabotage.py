@@ -24,7 +24,7 @@ from svidproof.sabotage.forging import forge_svid
 from svidproof.sabotage.policies import MISREADINGS, roll_out
 from svidproof.sabotage.sidecars import MECHANISMS
 from svidproof.scenario import load_scenario
-from svidproof.settings import AGENT_TTL_S, BRISK
+from svidproof.settings import BRISK
 from svidproof.watch.timeline import spiffe_ids
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
         attestation,
         intervals,
         logs,
-        settings.agent_ttl != AGENT_TTL_S,
+        settings.agent_ttl is not None,
         settings.forgetful,
         settings.rival_controller,
         settings.driver_stays_away,

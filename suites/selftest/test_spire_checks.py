@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svidproof.manifests import data_root
+from svidproof.scenario import load_scenario
 from svidproof.watch import LogRecord, Moment
 from svidproof.watch.messages import messages_for
 
@@ -60,7 +61,8 @@ class Agents:
     def agents(self) -> list[dict[str, Any]]:
         """What the server lists."""
         ends = Moment.now().wall + timedelta(seconds=self.left)
-        return [{"id": {"path": self.path}, "x509svid_expires_at": str(int(ends.timestamp()))}]
+        listed = {"trust_domain": "example.org", "path": self.path}
+        return [{"id": listed, "x509svid_expires_at": str(int(ends.timestamp()))}]
 
     def logs(self, component: str, message: str) -> list[LogRecord]:
         """What the agent has told, and the server of it."""
@@ -77,6 +79,7 @@ class Agents:
             agent_ids={AGENT: AGENT_ID},
             assert_alive=lambda: None,
             messages=MESSAGES,
+            scenario=load_scenario("api"),
             spire=self,
             watch=SimpleNamespace(timeline=self),
         )
