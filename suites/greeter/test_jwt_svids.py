@@ -107,38 +107,44 @@ def test_token_is_for_each_audience_that_was_asked_for(page: DemoPage, audience:
 @requirement("GREETER-10")
 @needs(Capability.UNREGISTERED_PROCESS)
 def test_token_lives_for_its_entrys_ttl(greeter: Testbed, audience: str, measure: Measure) -> None:
-    """A JWT-SVID lives for its entry's TTL, and is replaced when half of that is left."""
+    """A JWT-SVID lives for its entry's TTL, and is replaced when half of that is left, not before.
+
+    Until then every call is given the same one.
+    """
     target, agent = greeter.prober.workload_api(), greeter.prober.agent.component
     half = JWT_TTL / 2
 
-    def fetched() -> tuple[str, float, float]:
-        """A token, its lifetime, and what was left of it when it was asked for."""
+    def fetched() -> tuple[str, float, float, float]:
+        """A token, its lifetime and its end, and when it was asked for."""
         asked = time.time()
         answer = workload_jwt.fetch(target, [audience])
         assert answer.code is grpc.StatusCode.OK, str(answer)
         [(_, token)] = answer.svids
         claims = Token.read(token).claims
-        return token, claims["exp"] - claims["iat"], claims["exp"] - asked
+        return token, claims["exp"] - claims["iat"], claims["exp"], asked
 
     with (
         greeter.provoking(agent, DENIED),
         greeter.registered("late", greeter.prober.selectors, jwt_svid_ttl=JWT_TTL),
     ):
-        first, lifetime, _ = eventually(fetched, budgets.REGISTRATION)
+        first, lifetime, end, _ = eventually(fetched, budgets.REGISTRATION)
         assert abs(lifetime - JWT_TTL) <= TRUNCATION, f"it lives for {lifetime} s, not {JWT_TTL} s"
         latest: list[float] = []
 
-        def replaced() -> None:
-            token, _, left = fetched()
-            latest.append(left)
-            assert token != first, f"{left:.1f} of {JWT_TTL} s are left of it"
+        def replaced() -> float:
+            """What is left of the first one when another is given."""
+            token, _, ends, asked = fetched()
+            latest.append(ends - asked)
+            assert token != first, f"{ends - asked:.1f} of {JWT_TTL} s are left of it"
+            return end - asked
 
-        eventually(replaced, Budget("another JWT-SVID", half * (1 + JITTER) + SLACK, 0.1))
+        left = eventually(replaced, Budget("another JWT-SVID", half * (1 + JITTER) + SLACK, 0.1))
 
     least = min(latest)
     measure("least that was left of a JWT-SVID", round(least, 1), "s")
     # The token's times are whole seconds.
     assert least >= half * (1 - JITTER) - TRUNCATION, f"{least:.1f} of {JWT_TTL} s were left"
+    assert left <= half * (1 + JITTER) + TRUNCATION, f"another was given with {left:.1f} s left"
 
 
 @requirement("GREETER-7")
