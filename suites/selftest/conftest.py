@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from svidproof import cli
 from svidproof.catalogue import Catalogue, parse
 from svidproof.manifests import data_root
 from svidproof.outcome import Result
@@ -53,6 +55,7 @@ link = "https://example.org/lax"
 collect_ignore = [] if (data_root() / "reports" / "README.md").is_file() else ["test_examples.py"]
 STARTED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 Spoil = Callable[..., Evidence]
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -128,6 +131,21 @@ def spoil(evidence: Evidence) -> Spoil:
 def report(evidence: Evidence, catalogue: Catalogue) -> dict[str, Any]:
     """The report of the good run."""
     return build.build(evidence, catalogue)
+
+
+@pytest.fixture
+def svidproof(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process; returns its exit code and what it wrote."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["svidproof", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

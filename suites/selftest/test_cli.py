@@ -12,27 +12,12 @@ from typing import Any
 import psutil
 import pytest
 
-from svidproof import child, cli, doctor, interrupts, selection, selftest, standing, tools
+from svidproof import child, doctor, interrupts, selection, selftest, standing, tools
 from svidproof.platforms import registry
 from svidproof.sabotage import Sabotage
 from svidproof.settings import TIMINGS
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def svidproof(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in this process; returns its exit code and what it wrote."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["svidproof", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

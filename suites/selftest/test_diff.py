@@ -3,15 +3,14 @@
 import copy
 import io
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from svidproof import cli
 from svidproof.catalogue import Catalogue
 from svidproof.outcome import Result
 from svidproof.report import build, diff_text, publish, read
@@ -25,18 +24,9 @@ REASON = "platform kind cannot pause"
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs `svidproof diff` in this process; returns its exit code and what it wrote."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["svidproof", "diff", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
-
-    return run
+def command(svidproof: Command) -> Command:
+    """Runs `svidproof diff`."""
+    return partial(svidproof, "diff")
 
 
 def ending(evidence: Evidence, ends: dict[str, tuple[Result, str]], **run: Any) -> Evidence:  # noqa: ANN401  fields of Run

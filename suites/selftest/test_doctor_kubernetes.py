@@ -3,10 +3,10 @@
 import json
 import os
 import socket
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ import pytest
 import yaml
 from kubernetes import client
 
-from svidproof import cli, doctor
+from svidproof import doctor
 from svidproof.components.spire_discovery import DiscoveryError
 from svidproof.doctor import cluster
 from svidproof.doctor.finding import Finding
@@ -28,6 +28,7 @@ from svidproof.platforms import _tenancy as tenancies
 from svidproof.platforms import registry
 from svidproof.platforms.base import Capability, PlatformError, SiteOptions
 
+Command = Callable[..., tuple[int, str, str]]
 # A SPIRE that is there, and what a tenant cannot do with it.
 TENANCY = SimpleNamespace(
     spire=SimpleNamespace(
@@ -513,18 +514,13 @@ def test_whether_host_paths_are_admitted_is_told(
 
 
 def test_command_takes_the_cluster_and_tells_programs(
-    api: Api, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    svidproof: Command, api: Api, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit code 3 for what lacks, 2 for options of another platform."""
     monkeypatch.setattr(registry, "check", lambda _name: None)
     there = ("--kubeconfig", str(home / "config"), "--namespace", "mine")
 
-    def run(*words: str) -> tuple[int | str | None, str, str]:
-        monkeypatch.setattr(sys, "argv", ["svidproof", "doctor", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
+    run = partial(svidproof, "doctor")
 
     code, out, _ = run("--platform", "cluster", *there, "--format", "json")
     well = json.loads(out)

@@ -2,17 +2,17 @@
 
 import io
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from svidproof import catalogue as catalogues
-from svidproof import child, cli, listing
+from svidproof import child, listing
 from svidproof.outcome import Result
 from svidproof.report import build, gate_text, publish, read
 from svidproof.report.expectation import parse_matrices
@@ -80,23 +80,12 @@ def store(tmp_path: Path, good: Evidence) -> Store:
 
 @pytest.fixture
 def verify(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    checks: dict[str, list[str]],
+    svidproof: Command, monkeypatch: pytest.MonkeyPatch, checks: dict[str, list[str]]
 ) -> Command:
-    """Runs `svidproof verify` in this process; returns its exit code and what it wrote."""
+    """Runs `svidproof verify`."""
     # Collected once for all tests: it takes seconds.
     monkeypatch.setattr(listing, "by_requirement", lambda: checks)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["svidproof", "verify", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
-
-    return run
+    return partial(svidproof, "verify")
 
 
 def failing(evidence: Evidence, message: str = "got 200") -> Evidence:

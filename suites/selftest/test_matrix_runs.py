@@ -7,12 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from svidproof import child, cli, listing, matrix, selection, tools
+from svidproof import child, listing, matrix, selection, tools
 from svidproof.catalogue import Catalogue
 from svidproof.outcome import Result
 from svidproof.report import build, publish
@@ -37,22 +38,11 @@ open(sys.argv[1], "w").close()
 
 
 @pytest.fixture
-def svidproof(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Command:
-    """Runs `svidproof matrix` in this process, without tools; returns its code and its words."""
+def command(svidproof: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Runs `svidproof matrix` without tools."""
     monkeypatch.setattr(matrix, "get_tools", lambda _selection, _wanted: None)
     monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["svidproof", "matrix", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, captured.out, captured.err
-
-    return run
+    return partial(svidproof, "matrix")
 
 
 class Children:
@@ -108,9 +98,9 @@ def children(monkeypatch: pytest.MonkeyPatch, evidence: Evidence, catalogue: Cat
         (("--from", "."), "there is no report.json below ."),
     ],
 )
-def test_wrong_usage_is_one_line(svidproof: Command, words: list[str], complaint: str) -> None:
+def test_wrong_usage_is_one_line(command: Command, words: list[str], complaint: str) -> None:
     """Exit code 2, before anything is made."""
-    code, out, err = svidproof(*words)
+    code, out, err = command(*words)
 
     assert (code, out) == (2, "")
     assert complaint in err
@@ -144,9 +134,9 @@ def test_versions_are_what_the_user_means(catalogue: Catalogue) -> None:
     assert combinations(catalogue, "1.15.3", None, f"envoy={sys.executable}") == [("1.15.3", None)]
 
 
-def test_each_combination_is_run_once(svidproof: Command, children: Children) -> None:
+def test_each_combination_is_run_once(command: Command, children: Children) -> None:
     """With its versions, its own directory, and a command that makes it again; then the page."""
-    code, out, err = svidproof(*TWO, "--timing", "stock", "--report-dir", "m")
+    code, out, err = command(*TWO, "--timing", "stock", "--report-dir", "m")
 
     assert (code, err) == (0, "")
     assert sorted(children.words) == ["1.39.3", "1.40.0"]
@@ -167,24 +157,24 @@ def test_each_combination_is_run_once(svidproof: Command, children: Children) ->
     assert Path("m/matrix.html").is_file()
 
 
-def test_worst_run_decides(svidproof: Command, children: Children, spoil: Spoil) -> None:
+def test_worst_run_decides(command: Command, children: Children, spoil: Spoil) -> None:
     """A failure, though another run could not be judged."""
     children.spoiled = {"1.39.3": spoil("test_a", Result.FAIL), "1.40.0": spoil(stopped="ended")}
     children.status = {"1.39.3": 1, "1.40.0": 3}
 
-    code, out, _ = svidproof(*TWO)
+    code, out, _ = command(*TWO)
 
     assert code == 1
     assert "NOT CONFORMANT SPIRE 1.15.3, Envoy 1.39.3: ONE-1 does not hold" in out
     assert "INCONCLUSIVE SPIRE 1.15.3, Envoy 1.40.0: ended" in out
 
 
-def test_run_without_a_report_is_inconclusive(svidproof: Command, children: Children) -> None:
+def test_run_without_a_report_is_inconclusive(command: Command, children: Children) -> None:
     """What an earlier matrix left there does not pass for its report; its last word is told."""
-    svidproof(*TWO, "--report-dir", "m")
+    command(*TWO, "--report-dir", "m")
     children.spoiled, children.status = {"1.40.0": None}, {"1.40.0": -9}
 
-    code, out, _ = svidproof(*TWO, "--report-dir", "m")
+    code, out, _ = command(*TWO, "--report-dir", "m")
 
     assert code == 3
     assert "INCONCLUSIVE SPIRE 1.15.3, Envoy 1.40.0: it left no report: a last word" in out
@@ -193,12 +183,12 @@ def test_run_without_a_report_is_inconclusive(svidproof: Command, children: Chil
 
 
 def test_run_that_ends_otherwise_than_its_report_is_inconclusive(
-    svidproof: Command, children: Children
+    command: Command, children: Children
 ) -> None:
     """Something happened after the report was written: it is not to be relied on."""
     children.status = {"1.40.0": -9}
 
-    code, out, _ = svidproof(*TWO)
+    code, out, _ = command(*TWO)
 
     assert code == 3
     assert (
@@ -207,13 +197,13 @@ def test_run_that_ends_otherwise_than_its_report_is_inconclusive(
     )
 
 
-def test_report_of_somebody_else_is_left_alone(svidproof: Command, children: Children) -> None:
+def test_report_of_somebody_else_is_left_alone(command: Command, children: Children) -> None:
     """And nothing is run."""
     foreign = Path("m/spire-1.15.3-envoy-1.40.0/report.json")
     foreign.parent.mkdir(parents=True)
     foreign.write_text("{}")
 
-    code, _, err = svidproof(*TWO, "--report-dir", "m")
+    code, _, err = command(*TWO, "--report-dir", "m")
 
     assert code == 2
     assert "is not a report of svidproof" in err
@@ -223,7 +213,7 @@ def test_report_of_somebody_else_is_left_alone(svidproof: Command, children: Chi
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_no_more_run_at_once_than_asked_for(
-    svidproof: Command, monkeypatch: pytest.MonkeyPatch, children: Children, jobs: int
+    command: Command, monkeypatch: pytest.MonkeyPatch, children: Children, jobs: int
 ) -> None:
     """And as many, where there are as many."""
     together = threading.Barrier(jobs)
@@ -239,16 +229,14 @@ def test_no_more_run_at_once_than_asked_for(
 
     monkeypatch.setattr(child, "capture", run)
 
-    code, _, _ = svidproof(
-        "--spire", "1.15.3", "--envoy", "1.37,1.38,1.39,1.40", "--jobs", str(jobs)
-    )
+    code, _, _ = command("--spire", "1.15.3", "--envoy", "1.37,1.38,1.39,1.40", "--jobs", str(jobs))
 
     assert code == 0
     assert children.most <= jobs
 
 
 def test_ctrl_c_ends_every_run_in_order(
-    svidproof: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A run that goes on cleans up first, one that has not begun does not begin; exit code 3."""
     begun: list[str] = []
@@ -269,7 +257,7 @@ def test_ctrl_c_ends_every_run_in_order(
 
     monkeypatch.setattr(child, "capture", run)
 
-    code, _, err = svidproof(*TWO, "--jobs", "1", "--report-dir", "m")
+    code, _, err = command(*TWO, "--jobs", "1", "--report-dir", "m")
 
     assert code == 3
     assert err.splitlines()[-1] == "svidproof: interrupted"
@@ -278,24 +266,24 @@ def test_ctrl_c_ends_every_run_in_order(
 
 
 def test_page_is_made_of_reports_that_are_there(
-    svidproof: Command, children: Children, spoil: Spoil
+    command: Command, children: Children, spoil: Spoil
 ) -> None:
     """Nothing is run; the exit code is that of what they say, and of what is not there."""
-    svidproof(*TWO, "--report-dir", "m")
+    command(*TWO, "--report-dir", "m")
     children.words.clear()
     Path("m/matrix.html").unlink()
 
-    code, out, _ = svidproof("--from", "m")
+    code, out, _ = command("--from", "m")
 
     assert code == 0
     assert out.splitlines()[-1] == "m/matrix.html"
     assert Path("m/matrix.html").is_file()
 
     children.evidence, children.status = spoil("test_a"), {"1.39.3": 1}
-    svidproof("--spire", "1.15.2", "--envoy", "1.39.3", "--report-dir", "m")
+    command("--spire", "1.15.2", "--envoy", "1.39.3", "--report-dir", "m")
     children.words.clear()
 
-    code, out, _ = svidproof("--from", "m")
+    code, out, _ = command("--from", "m")
 
     assert code == 1
     assert "SPIRE 1.15.2, Envoy 1.40.0 (there is no report of it)" in out

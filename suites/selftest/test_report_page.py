@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from svidproof import cli
 from svidproof.catalogue import Catalogue
 from svidproof.outcome import Result
 from svidproof.report import build, edition, publish
@@ -21,6 +20,7 @@ from . import told
 from .reading import Reader
 
 Spoil = Callable[..., Evidence]
+Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -323,26 +323,15 @@ def test_disk_that_is_full_for_the_page_keeps_the_verdict(
 
 
 def test_command_writes_the_page_again(
-    tmp_path: Path,
-    evidence: Evidence,
-    catalogue: Catalogue,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    svidproof: Command, tmp_path: Path, evidence: Evidence, catalogue: Catalogue
 ) -> None:
     """`svidproof report DIR`, of a report as it was written and no other."""
     told.write(tmp_path, evidence, catalogue)
-    monkeypatch.setattr(sys, "argv", ["svidproof", "report", str(tmp_path)])
 
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+    assert svidproof("report", tmp_path)[:2] == (0, f"{tmp_path}/report.html\n")
 
-    assert ended.value.code == 0
-    assert capsys.readouterr().out == f"{tmp_path}/report.html\n"
     assert "Conformant" in (tmp_path / "report.html").read_text("utf-8")
-
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-
-    assert ended.value.code == 2
-    assert "no report as svidproof writes it" in capsys.readouterr().err
+    code, _, err = svidproof("report", tmp_path)
+    assert code == 2
+    assert "no report as svidproof writes it" in err

@@ -1,14 +1,10 @@
 """The summary of a CI job: what a run found, in Markdown that GitHub shows by itself."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from svidproof import cli
 from svidproof.catalogue import Catalogue
 from svidproof.outcome import Result
 from svidproof.report import build, publish
@@ -16,6 +12,7 @@ from svidproof.report.model import Evidence
 from svidproof.report.page import summary
 
 Spoil = Callable[..., Evidence]
+Command = Callable[..., tuple[int, str, str]]
 
 
 def sight(at: int, serial: str, workload: str = "api") -> str:
@@ -101,19 +98,12 @@ def test_a_long_run_is_drawn_in_part(report: dict[str, Any], tmp_path: Path) -> 
     assert sum(line.split(" :")[0].strip().isdigit() for line in text.splitlines()) == 60
 
 
-def test_command_prints_it(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    report: dict[str, Any],
-    tmp_path: Path,
-) -> None:
+def test_command_prints_it(svidproof: Command, report: dict[str, Any], tmp_path: Path) -> None:
     """And writes nothing; the page is written without the option."""
     publish.publish(report, tmp_path)
-    monkeypatch.setattr(sys, "argv", ["svidproof", "report", str(tmp_path), "--format=markdown"])
 
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+    code, out, _ = svidproof("report", tmp_path, "--format=markdown")
 
-    assert ended.value.code == 0
-    assert capsys.readouterr().out == summary.make(report, tmp_path) + "\n"
+    assert code == 0
+    assert out == summary.make(report, tmp_path) + "\n"
     assert [path.name for path in tmp_path.iterdir()] == [publish.REPORT]

@@ -1,17 +1,18 @@
 """suites/REQUIREMENTS.md is what catalogue, checks and sabotages say, and nothing else."""
 
 import re
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from svidproof import child, cli, listing_markdown
+from svidproof import child, listing_markdown
 from svidproof.catalogue import Catalogue
 from svidproof.listing import Row
 from svidproof.sabotage import Sabotage
 
+Command = Callable[..., tuple[int, str, str]]
 DOCUMENT = child.suites() / "REQUIREMENTS.md"
 
 
@@ -38,17 +39,12 @@ def told(catalogue: Catalogue) -> str:
     return listing_markdown.document(rows, catalogue, wrong, catalogue.profiles)
 
 
-def test_document_is_what_the_command_prints(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_document_is_what_the_command_prints(svidproof: Command) -> None:
     """Else: svidproof list --format markdown > suites/REQUIREMENTS.md."""
-    monkeypatch.setattr(sys, "argv", ["svidproof", "list", "--format", "markdown"])
+    code, out, _ = svidproof("list", "--format", "markdown")
 
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-
-    assert ended.value.code == 0
-    assert capsys.readouterr().out.splitlines() == DOCUMENT.read_text("utf-8").splitlines()
+    assert code == 0
+    assert out.splitlines() == DOCUMENT.read_text("utf-8").splitlines()
 
 
 def test_links_lead_somewhere() -> None:
