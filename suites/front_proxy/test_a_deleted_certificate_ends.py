@@ -1,4 +1,4 @@
-"""What was deleted keeps its certificate to its end, and not a second longer, and gets no other.
+"""A client's SVID stays valid until it expires after its entry is deleted, and is not renewed.
 
 All of this is asked of one window, which lasts as long as that certificate: in it, too, the
 proxy's own certificate is renewed, and connections are kept beyond the client's.
@@ -24,7 +24,7 @@ DENIED = "PermissionDenied"
 
 @requirement("PROXY-3")
 def test_certificate_is_good_to_its_end(ending: Ending, saw: Saw, measure: Measure) -> None:
-    """Every request is answered with the certificate of the deleted entry, until it expires."""
+    """Every request with the deleted entry's certificate succeeds until the certificate expires."""
     requests = ending.before()
 
     assert len(requests) >= ENOUGH, f"only {len(requests)} requests before {ending.not_after}"
@@ -36,7 +36,7 @@ def test_certificate_is_good_to_its_end(ending: Ending, saw: Saw, measure: Measu
 
 @requirement("PROXY-3")
 def test_certificate_is_good_no_longer(ending: Ending, saw: Saw) -> None:
-    """Once the certificate has expired every request is refused in the handshake, with an alert."""
+    """Every request after the certificate expires is rejected in the handshake with an alert."""
     requests = ending.after()
 
     assert len(requests) >= SOME, f"only {len(requests)} requests after it; {ending.shortfall}"
@@ -49,7 +49,7 @@ def test_certificate_is_good_no_longer(ending: Ending, saw: Saw) -> None:
 
 @requirement("PROXY-3")
 def test_no_other_is_given(ending: Ending, saw: Saw, measure: Measure) -> None:
-    """Once the agent has noticed, the workload is refused to the end, and its files stay."""
+    """The agent denies the workload once it has synced the deletion; its files do not change."""
     noticed = ending.noticed
     took = noticed.at - ending.deleted.at
     later = [asked for asked in ending.asked if asked.at.at >= noticed.at]
@@ -71,7 +71,7 @@ def test_no_other_is_given(ending: Ending, saw: Saw, measure: Measure) -> None:
 @requirement("PROXY-3")
 @needs(Capability.SPIRE_LOGS)
 def test_no_other_is_signed(ending: Ending) -> None:
-    """The server signs nothing for the deleted entry any more once the agent has noticed."""
+    """The server signs no SVID for the deleted entry once the agent has synced the deletion."""
     signed = ending.signatures()
 
     assert signed, "the server tells of no signature for it at all"
@@ -81,7 +81,7 @@ def test_no_other_is_signed(ending: Ending) -> None:
 
 @requirement("PROXY-3")
 def test_others_do_not_notice(ending: Ending, saw: Saw) -> None:
-    """A client with an identity of its own is answered all the time."""
+    """Every request of a client with another entry succeeds throughout."""
     requests = ending.requests(BYSTANDER)
 
     rate = len(requests) / (ending.end.at - ending.deleted.at)
@@ -92,7 +92,7 @@ def test_others_do_not_notice(ending: Ending, saw: Saw) -> None:
 
 @requirement("PROXY-3")
 def test_the_backend_saw_who_was_served(front_proxy: Testbed, ending: Ending) -> None:
-    """The backend saw each request that was answered, of that client, and no other of it."""
+    """The backend receives exactly the successful requests, with the client's SPIFFE ID."""
     own = ending.spiffe_id
     answered = {r.tag for r in ending.requests(HOLDER) if r.status == 200}
 
@@ -110,7 +110,7 @@ def test_the_backend_saw_who_was_served(front_proxy: Testbed, ending: Ending) ->
 def test_kept_connection_ends(
     ending: Ending, name: str, least: int, saw: Saw, measure: Measure
 ) -> None:
-    """A connection that a client keeps, busy or idle, is ended by the proxy soon after its time."""
+    """The proxy closes a kept connection, busy or idle, soon after its connection limit."""
     held, limit = ending.held[name], CONNECTION_S + CONNECTION_END_S + SLACK
 
     assert len(held.answers) >= least, f"it was answered only {len(held.answers)} times"
@@ -129,7 +129,7 @@ def test_kept_connection_ends(
 
 @requirement("PROXY-11")
 def test_renewed_certificate_is_served(ending: Ending, saw: Saw, measure: Measure) -> None:
-    """Each SVID that the proxy is given is shown in `/certs` and served, within a stated lag."""
+    """Each new SVID of the proxy appears in `/certs` and in handshakes within a bounded lag."""
     timeline = ending.testbed.watch.timeline
     delivered = [r.after for r in timeline.rotations(PROXY) if r.after.first.at < _settled(ending)]
     served, shown = _seen(ending, Source.WIRE), _seen(ending, Source.CERTS)
@@ -147,7 +147,7 @@ def test_renewed_certificate_is_served(ending: Ending, saw: Saw, measure: Measur
 
 @requirement("PROXY-11")
 def test_served_certificate_is_valid(ending: Ending, saw: Saw) -> None:
-    """Each certificate that the proxy serves is valid then, and one of those that it shows."""
+    """Each certificate that the proxy serves is valid at that time and listed in `/certs`."""
     shown = _seen(ending, Source.CERTS)
     served = [s for s in _seen(ending, Source.WIRE).values() if s.first.at < _settled(ending)]
 

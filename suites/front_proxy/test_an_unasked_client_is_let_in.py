@@ -1,4 +1,4 @@
-"""A door of the proxy that asks for a certificate, and lets clients in that have none."""
+"""A proxy listener that requests a client certificate but does not require one."""
 
 import pytest
 
@@ -17,7 +17,7 @@ UNTRUSTED = [Flaw.SELF_SIGNED, Flaw.OTHER_CA, Flaw.OTHER_TRUST_DOMAIN]
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_client_without_certificate_is_let_in(front_proxy: Testbed, version: Version) -> None:
-    """Where no certificate is required, a client without one gets an answer: the backend's 403."""
+    """A client without a certificate completes the handshake and gets the backend's 403."""
     exchange = front_proxy.outside.get(
         "proxy", port=_port(front_proxy), credential=None, versions=(version, version)
     )
@@ -30,7 +30,7 @@ def test_client_without_certificate_is_let_in(front_proxy: Testbed, version: Ver
 def test_client_with_certificate_is_let_in(
     front_proxy: Testbed, version: Version, saw: Saw
 ) -> None:
-    """A client that presents a good certificate there is answered as at the other door."""
+    """A client with a valid certificate gets the same answer as on the strict listener."""
     credential = front_proxy.genuine_client()
 
     exchange = front_proxy.outside.get(
@@ -47,7 +47,7 @@ def test_client_with_certificate_is_let_in(
 def test_bad_certificate_is_worse_than_none(
     front_proxy: Testbed, flaw: Flaw, version: Version, saw: Saw
 ) -> None:
-    """A client that presents a certificate which nobody trusts is refused there as well."""
+    """A client with an untrusted certificate is rejected on this listener too."""
     proxy = front_proxy.workload("proxy")
     before = proxy.tally()
 

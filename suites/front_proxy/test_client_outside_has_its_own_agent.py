@@ -1,4 +1,4 @@
-"""The client outside is no copy of a workload: its own agent attested by a means of its own."""
+"""The external client gets its identity from its own agent, which attests with a join token."""
 
 import re
 
@@ -17,7 +17,7 @@ USED = r"join token .*(not exist|already been used)"
 
 
 def test_agent_outside_attested_by_its_token(front_proxy: Testbed, saw: Saw) -> None:
-    """The server knows the agent outside by its token's ID, and the mesh's by another attestor."""
+    """The server lists the external agent by its join token ID, and the mesh's by another type."""
     agents = {_path(agent): agent for agent in front_proxy.spire.agents()}
     own = front_proxy.outside.agent_id
     mesh = [agents.get(_after_domain(i)) for i in front_proxy.agent_ids.values()]
@@ -32,7 +32,7 @@ def test_agent_outside_attested_by_its_token(front_proxy: Testbed, saw: Saw) -> 
 
 
 def test_client_is_given_exactly_its_ids(front_proxy: Testbed, saw: Saw) -> None:
-    """The agent outside gives the client the SVIDs that are registered for it, each sound."""
+    """The external agent gives the client exactly the SVIDs registered for it, each valid."""
     expected = sorted(map(front_proxy.scenario.spiffe_id, front_proxy.scenario.outside))
 
     answer = fetch_x509(front_proxy.outside.workload_api())
@@ -48,7 +48,7 @@ def test_client_is_given_exactly_its_ids(front_proxy: Testbed, saw: Saw) -> None
 
 @pytest.mark.usefixtures("quiet")
 def test_client_is_served_with_its_own_svid(front_proxy: Testbed, saw: Saw) -> None:
-    """With an SVID of its own agent the client is answered, and the backend hears who it is."""
+    """The client's own SVID is accepted, and the backend sees the client's SPIFFE ID."""
     spiffe_id = front_proxy.scenario.spiffe_id(CLIENT)
 
     exchange = front_proxy.outside.get("proxy", credential=front_proxy.own_credential(CLIENT))
@@ -60,7 +60,7 @@ def test_client_is_served_with_its_own_svid(front_proxy: Testbed, saw: Saw) -> N
 
 @needs(Capability.UNREGISTERED_PROCESS)
 def test_mesh_agent_denies_the_unregistered(front_proxy: Testbed, saw: Saw) -> None:
-    """A process that no agent of the mesh knows gets no ID there, and none of the client's."""
+    """The mesh's agent denies an unregistered process, also the SVIDs of the external client."""
     agent = front_proxy.prober.agent
 
     with front_proxy.provoking(agent.component, DENIED):
@@ -73,7 +73,7 @@ def test_mesh_agent_denies_the_unregistered(front_proxy: Testbed, saw: Saw) -> N
 
 @needs(Capability.SPIRE_LOGS)
 def test_agents_hold_nothing_of_each_other(front_proxy: Testbed, saw: Saw) -> None:
-    """The agent outside holds the client's SVIDs and no others, the mesh's none of them."""
+    """The external agent caches only the client's SVIDs; the mesh's agent caches none of them."""
     front_proxy.watch.catch_up()
     outside = set(map(front_proxy.scenario.spiffe_id, front_proxy.scenario.outside))
     mesh = set(map(front_proxy.scenario.spiffe_id, front_proxy.scenario.workloads))
@@ -89,7 +89,7 @@ def test_agents_hold_nothing_of_each_other(front_proxy: Testbed, saw: Saw) -> No
 
 @needs(Capability.SPIRE_LOGS)
 def test_token_is_good_for_one_agent(front_proxy: Testbed, saw: Saw) -> None:
-    """A second agent with the token of the first is refused by the server, and stays unknown."""
+    """The server rejects a second agent that uses the same join token."""
     server, start = front_proxy.spire.component, Moment.now()
     before = sorted(_path(agent) for agent in front_proxy.spire.agents())
 

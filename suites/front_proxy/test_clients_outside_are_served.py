@@ -1,4 +1,4 @@
-"""A client outside the mesh with the files that a workload wrote: how it is let in, and by whom."""
+"""An external client presents SVID files that a workload of the mesh wrote."""
 
 import uuid
 
@@ -16,7 +16,7 @@ DNS_NAME = "proxy.example.org"
 
 
 def test_files_are_a_whole_identity(front_proxy: Testbed, saw: Saw) -> None:
-    """The workload's files are its SVID with its key, and the trust bundle."""
+    """The workload's files hold its SVID, the matching key and the trust bundle."""
     generator = front_proxy.generators["generator"]
 
     credential = generator.credential()
@@ -34,7 +34,7 @@ def test_files_are_a_whole_identity(front_proxy: Testbed, saw: Saw) -> None:
 def test_client_with_files_is_answered(
     front_proxy: Testbed, version: Version, saw: Saw, measure: Measure
 ) -> None:
-    """A client with those files is answered 200 with its own request, which came by HTTPS."""
+    """A client with these files gets HTTP 200, and its request reaches the app over HTTPS."""
     proxy, tag = front_proxy.workload("proxy"), uuid.uuid4().hex
     credential = front_proxy.generators["generator"].credential()
     before = proxy.tally()
@@ -61,7 +61,7 @@ def test_client_with_files_is_answered(
 
 
 def test_proxy_serves_its_own_svid(front_proxy: Testbed, saw: Saw) -> None:
-    """The proxy presents its own SVID: its ID, the name that clients know, and a whole chain."""
+    """The proxy presents its own SPIFFE ID, its public DNS name and a complete chain."""
     proxy, generator = front_proxy.workload("proxy"), front_proxy.generators["generator"]
 
     exchange = front_proxy.outside.get("proxy", credential=generator.credential())

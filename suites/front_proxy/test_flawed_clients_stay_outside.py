@@ -1,4 +1,4 @@
-"""Clients that the proxy must refuse: the backend hears nothing of them."""
+"""The proxy rejects invalid clients, and the backend receives nothing from them."""
 
 import pytest
 
@@ -22,7 +22,7 @@ pytestmark = [
 def test_client_without_certificate_stays_outside(
     front_proxy: Testbed, version: Version, saw: Saw
 ) -> None:
-    """A client that presents no certificate is told that one is required, and nothing goes on."""
+    """A client without a certificate gets a TLS alert, and no request is forwarded."""
     proxy = front_proxy.workload("proxy")
     before = proxy.tally()
 
@@ -34,7 +34,7 @@ def test_client_without_certificate_stays_outside(
 
 @requirement("PROXY-2")
 def test_client_without_tls_stays_outside(front_proxy: Testbed, saw: Saw) -> None:
-    """A client that speaks plain HTTP to the proxy gets no answer, and nothing goes on."""
+    """A client that sends plain HTTP gets no answer, and no request is forwarded."""
     proxy = front_proxy.workload("proxy")
     before = proxy.tally()
 
@@ -52,7 +52,7 @@ def test_client_without_tls_stays_outside(front_proxy: Testbed, saw: Saw) -> Non
 def test_flawed_client_stays_outside(
     front_proxy: Testbed, version: Version, row: Row, saw: Saw
 ) -> None:
-    """A client whose credential is flawed gets a fatal alert, and nothing goes on."""
+    """A client with a flawed credential gets a fatal alert, and no request is forwarded."""
     proxy, (alert, counter) = front_proxy.workload("proxy"), row.spiffe
     before = proxy.tally()
 

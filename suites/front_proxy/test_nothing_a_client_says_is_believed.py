@@ -1,4 +1,4 @@
-"""What a client says of itself, or of its way, in headers that only the proxy may set."""
+"""Forwarding headers that only the proxy may set are not accepted from clients."""
 
 import uuid
 
@@ -54,7 +54,7 @@ OTHERS = [
 def test_forged_client_certificate_is_overwritten(
     front_proxy: Testbed, form: str, saw: Saw
 ) -> None:
-    """Whatever its form, a forged X-Forwarded-Client-Cert gives way to what the proxy knows."""
+    """The proxy replaces a forged X-Forwarded-Client-Cert, whatever its form."""
     credential = front_proxy.generators["generator"].credential()
     headers = _forged(front_proxy, FORGERIES[form])
 
@@ -73,7 +73,7 @@ def test_forged_client_certificate_is_overwritten(
 @pytest.mark.usefixtures("genuine_client_is_accepted")
 @pytest.mark.parametrize("name", ["x_forwarded_client_cert", "X_Forwarded_For"])
 def test_name_with_underscores_is_refused(front_proxy: Testbed, name: str, saw: Saw) -> None:
-    """A header whose name an app may take for another's, as `_` for `-`, is refused with 400."""
+    """A header name with `_` in place of `-`, which an app may confuse, gets HTTP 400."""
     proxy, credential = front_proxy.workload("proxy"), front_proxy.genuine_client()
     before = proxy.tally()
 
@@ -89,7 +89,7 @@ def test_name_with_underscores_is_refused(front_proxy: Testbed, name: str, saw: 
 def test_forged_header_does_not_come_through(
     front_proxy: Testbed, name: str, value: str, saw: Saw
 ) -> None:
-    """What a client says in a header of proxies does not reach the backend as it was sent."""
+    """A forwarding header of a client does not reach the backend unchanged."""
     credential, tag = front_proxy.genuine_client(), uuid.uuid4().hex
 
     exchange = front_proxy.outside.get(

@@ -1,4 +1,4 @@
-"""The backend lets nobody in but the proxy, and of its clients only those that it knows."""
+"""The backend accepts only the proxy, and authorizes the client that the proxy forwards."""
 
 import uuid
 
@@ -29,7 +29,7 @@ FORGED = "By={proxy};Hash=00;URI={client}"
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("name", CLIENTS)
 def test_known_client_is_served(front_proxy: Testbed, name: str, saw: Saw) -> None:
-    """A client that the backend knows is answered, and counted once as allowed."""
+    """An allowed client gets HTTP 200 and is counted once as allowed."""
     backend, tag = front_proxy.workload("backend"), uuid.uuid4().hex
     credential = front_proxy.own_credential(name)
     before, decided = backend.tally(), backend.decisions()
@@ -48,7 +48,7 @@ def test_known_client_is_served(front_proxy: Testbed, name: str, saw: Saw) -> No
 @pytest.mark.usefixtures("genuine_client_is_accepted")
 @pytest.mark.parametrize("forged", [False, True], ids=["honest", "with-forged-header"])
 def test_other_client_is_denied(front_proxy: Testbed, saw: Saw, *, forged: bool) -> None:
-    """A client that only the proxy accepts gets 403 of the backend's sidecar, whatever it says."""
+    """A client that only the proxy accepts gets 403 from the backend, whatever it sends."""
     proxy, backend = front_proxy.workload("proxy"), front_proxy.workload("backend")
     credential = front_proxy.own_credential("outside/visitor")
     client = front_proxy.scenario.spiffe_id("outside/client")
@@ -73,7 +73,7 @@ def test_other_client_is_denied(front_proxy: Testbed, saw: Saw, *, forged: bool)
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("name", CLIENTS)
 def test_client_and_proxy_are_told_apart(front_proxy: Testbed, name: str, saw: Saw) -> None:
-    """At the backend the first element names the client, by the proxy, and the second the proxy."""
+    """The first XFCC element names the client, as the proxy saw it; the second the proxy."""
     proxy, backend = front_proxy.workload("proxy"), front_proxy.workload("backend")
     credential = front_proxy.own_credential(name)
     # The proxy's certificate may be renewed meanwhile.
@@ -96,7 +96,7 @@ def test_client_and_proxy_are_told_apart(front_proxy: Testbed, name: str, saw: S
 @requirement("PROXY-7")
 @pytest.mark.usefixtures("genuine_client_is_accepted")
 def test_proxy_has_no_business_of_its_own(front_proxy: Testbed, saw: Saw) -> None:
-    """The proxy itself, when it speaks for no client, gets 403, and the app sees nothing."""
+    """The proxy's own request, without a client, gets 403 and does not reach the app."""
     backend = front_proxy.workload("backend")
     before, decided = backend.tally(), backend.decisions()
 
@@ -112,7 +112,7 @@ def test_proxy_has_no_business_of_its_own(front_proxy: Testbed, saw: Saw) -> Non
 @pytest.mark.usefixtures("proxy_reaches_the_backend")
 @pytest.mark.parametrize("name", CLIENTS)
 def test_nobody_gets_round_the_proxy(front_proxy: Testbed, name: str, saw: Saw) -> None:
-    """A client that goes to the backend itself is refused in the handshake."""
+    """A client that connects to the backend directly is rejected in the handshake."""
     backend, credential = front_proxy.workload("backend"), front_proxy.own_credential(name)
     before = backend.tally()
 
@@ -125,7 +125,7 @@ def test_nobody_gets_round_the_proxy(front_proxy: Testbed, name: str, saw: Saw) 
 @requirement("PROXY-7")
 @pytest.mark.usefixtures("proxy_reaches_the_backend")
 def test_backend_answers_no_plaintext(front_proxy: Testbed, saw: Saw) -> None:
-    """Whoever speaks plain HTTP to the backend gets no answer: the proxy speaks TLS to it."""
+    """The backend does not answer plain HTTP: the proxy uses TLS."""
     backend = front_proxy.workload("backend")
     before = backend.tally()
 

@@ -1,4 +1,4 @@
-"""The demo page, read as it is sent: exactly what the Workload API gives, at any time."""
+"""The demo page, as sent over HTTP, shows exactly the content of the Workload API."""
 
 import base64
 
@@ -45,7 +45,7 @@ def given(page: DemoPage) -> tuple[X509Svid, ...]:
 @pytest.mark.usefixtures("greeter")
 @requirement("GREETER-8")
 def test_page_shows_exactly_what_was_given(page: DemoPage, saw: Saw) -> None:
-    """The page shows every SVID of the Workload API with ID, serial, times and fingerprint."""
+    """The page shows every SVID of the Workload API with ID, serial, validity and fingerprint."""
 
     def compared() -> Shown:
         shown, svids = page.shown(), given(page)
@@ -60,7 +60,7 @@ def test_page_shows_exactly_what_was_given(page: DemoPage, saw: Saw) -> None:
 
 @requirement("GREETER-8")
 def test_page_shows_the_servers_bundle(greeter: Testbed, page: DemoPage, saw: Saw) -> None:
-    """The page shows the X.509 and JWT authorities of the bundle, which are the server's."""
+    """The page shows the X.509 and JWT authorities of the server's bundle."""
     authorities = sorted(map(of_authority, greeter.spire.bundle()), key=lambda a: a["fingerprint"])
     keys = sorted(greeter.spire.jwt_keys())
 
@@ -81,7 +81,7 @@ def test_page_shows_the_servers_bundle(greeter: Testbed, page: DemoPage, saw: Sa
 
 @requirement("GREETER-8")
 def test_page_is_pushed_what_was_renewed(greeter: Testbed, page: DemoPage, saw: Saw) -> None:
-    """Whoever keeps the page open is pushed a renewed SVID at once."""
+    """An open page receives a renewed SVID immediately."""
     ttl, sync = greeter.scenario.svid_ttl, greeter.settings.timing.sync_s
     budget = Budget("the page is pushed a renewed SVID", Period.of(ttl, sync).longest(ttl) + 5.0)
     first: list[str] = []
@@ -107,7 +107,7 @@ def test_page_is_pushed_what_was_renewed(greeter: Testbed, page: DemoPage, saw: 
 @pytest.mark.usefixtures("greeter")
 @requirement("GREETER-8")
 def test_page_is_for_its_own_names_only(page: DemoPage) -> None:
-    """A page elsewhere whose name leads here is not answered."""
+    """The page does not answer requests for a foreign host name."""
     status = page.get_as("elsewhere.example")
 
     assert page.get(), "the page is not there"
@@ -117,7 +117,7 @@ def test_page_is_for_its_own_names_only(page: DemoPage) -> None:
 @requirement("GREETER-8")
 @needs(Capability.OWN_SPIRE)
 def test_nothing_sent_holds_a_key(page: DemoPage) -> None:
-    """No answer of the page holds a private key, or a token that somebody else could present."""
+    """No response of the page contains a private key or a usable token."""
 
     def collected() -> tuple[str, list[X509Svid]]:
         before = given(page)

@@ -1,4 +1,4 @@
-"""The demo page in a real browser: the same as it is sent, and alive."""
+"""The demo page in a real browser shows the same content, and updates live."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def opened(page: DemoPage, complaints: list[str]) -> Iterator[Page]:
 def test_browser_follows_a_rotation(
     page: DemoPage, greeter: Testbed, opened: Page, complaints: list[str], saw: Saw
 ) -> None:
-    """A browser shows what the Workload API gives, and the renewed SVID without a reload."""
+    """A browser shows the Workload API's content, and a renewed SVID without a reload."""
     ttl, sync = greeter.scenario.svid_ttl, greeter.settings.timing.sync_s
     budget = Budget("a browser shows a renewed SVID", Period.of(ttl, sync).longest(ttl) + 5.0)
 
@@ -86,7 +86,7 @@ def test_browser_follows_a_rotation(
 def test_browser_shows_a_token_for_what_is_typed(
     page: DemoPage, opened: Page, complaints: list[str]
 ) -> None:
-    """Typing an audience on a phone shows the JWT-SVID for it, and nothing is cut off."""
+    """Typing an audience on a phone shows the JWT-SVID for it, and no text is cut off."""
     opened.fill("#audience", "typed.example")
 
     opened.press("#audience", "Enter")

@@ -1,4 +1,4 @@
-"""What greeters say to each other, and what they say of it."""
+"""Greetings between two programs over mTLS, and their log lines."""
 
 import uuid
 
@@ -53,7 +53,7 @@ def test_start_and_greeting_are_logged(greeter: Testbed, cast: Cast, side: str, 
 
 @requirement("GREETER-2")
 def test_hello_goes_over_mtls(cast: Cast, saw: Saw) -> None:
-    """One call is answered, and each side has seen the other's SPIFFE ID and present SVID."""
+    """A call succeeds, and each side sees the other's SPIFFE ID and current SVID."""
     name = uuid.uuid4().hex
     serials = {cast.server.serial()}, {cast.client.serial()}
     met = len(cast.server.met())

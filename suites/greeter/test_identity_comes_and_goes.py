@@ -1,4 +1,4 @@
-"""A program that was there before its entry: how it gets its identity, sees it change, loses it."""
+"""A program that starts before its entry exists gains, changes and loses its identity."""
 
 import itertools
 from collections.abc import Iterator
@@ -80,7 +80,7 @@ def await_svid(newcomer: Greeter) -> Held:
 def test_program_asks_until_it_has_an_entry(
     greeter: Testbed, cast: Cast, arrival: Arrival, measure: Measure, saw: Saw
 ) -> None:
-    """A program without an entry asks again with growing pauses, and is served soon after it."""
+    """A program without an entry retries with growing pauses, and gets its SVID soon after."""
     assert not arrival.before.svids, "it had an SVID before it had an entry"
     outcomes = {attempt.outcome for attempt in arrival.before.attempts}
     assert outcomes == {DENIED}, f"without an entry it got {outcomes}"
@@ -111,7 +111,7 @@ def test_program_asks_until_it_has_an_entry(
 def test_changed_entry_reaches_the_open_stream(
     greeter: Testbed, cast: Cast, arrival: Arrival, measure: Measure, saw: Saw
 ) -> None:
-    """Another DNS name and TTL of an entry come by the stream that is open, within a bound."""
+    """A changed DNS name and TTL of an entry reach the open stream within a bound."""
     before = await_svid(cast.newcomer)
     assert OTHER_NAME not in before.svid["dns_names"], "it has the other DNS name already"
     since, budget = (
@@ -140,7 +140,7 @@ def test_changed_entry_reaches_the_open_stream(
 def test_deleted_entry_ends_access(
     greeter: Testbed, cast: Cast, arrival: Arrival, measure: Measure, saw: Saw
 ) -> None:
-    """A deleted entry ends the stream within a bound, and with the last SVID ends the access."""
+    """A deleted entry ends the stream within a bound; access ends when the last SVID expires."""
     await_svid(cast.newcomer)
     refused = len(cast.server.refused())
     budget = Budget("a deleted entry ends its program's stream", propagation(greeter))

@@ -1,4 +1,4 @@
-"""JWT-SVIDs for an audience that somebody types: what they say, and who takes them."""
+"""JWT-SVIDs for an audience that a user types: their claims and their validation."""
 
 import time
 import uuid
@@ -49,7 +49,7 @@ def token(page: DemoPage, audience: str) -> str:
 
 @requirement("GREETER-7")
 def test_token_keeps_the_standard(page: DemoPage, audience: str, token: str, saw: Saw) -> None:
-    """A JWT-SVID names its workload, its one audience and its end, and has no other header."""
+    """A JWT-SVID holds its subject, its one audience and its expiry, and no other header."""
     read = Token.read(token)
 
     assert read.parts == 3, f"{read.parts} parts: not the compact serialisation"
@@ -66,7 +66,7 @@ def test_token_keeps_the_standard(page: DemoPage, audience: str, token: str, saw
 def test_token_is_verified_by_the_bundle(
     greeter: Testbed, page: DemoPage, audience: str, token: str
 ) -> None:
-    """A key of the Workload API's bundle, which is the server's, verifies the signature."""
+    """A JWT authority of the Workload API's bundle, which is the server's, verifies it."""
     domain, kid = f"spiffe://{greeter.scenario.trust_domain}", Token.read(token).header["kid"]
 
     answer = workload_jwt.bundles(page.program.workload_api())
@@ -91,7 +91,7 @@ def test_token_is_verified_by_the_bundle(
 
 @requirement("GREETER-7")
 def test_token_is_for_each_audience_that_was_asked_for(page: DemoPage, audience: str) -> None:
-    """A JWT-SVID for two audiences names both, and ValidateJWTSVID takes it for either."""
+    """A JWT-SVID for two audiences holds both, and ValidateJWTSVID accepts it for either."""
     target, both = page.program.workload_api(), [audience, f"second-{audience}"]
 
     answer = workload_jwt.fetch(target, both)
@@ -107,7 +107,7 @@ def test_token_is_for_each_audience_that_was_asked_for(page: DemoPage, audience:
 @requirement("GREETER-10")
 @needs(Capability.UNREGISTERED_PROCESS)
 def test_token_lives_for_its_entrys_ttl(greeter: Testbed, audience: str, measure: Measure) -> None:
-    """A JWT-SVID lives for its entry's TTL, and is replaced when half of that is left, not before.
+    """A JWT-SVID is valid for its entry's TTL, and is replaced when half of that is left.
 
     Until then every call is given the same one.
     """
@@ -149,7 +149,7 @@ def test_token_lives_for_its_entrys_ttl(greeter: Testbed, audience: str, measure
 
 @requirement("GREETER-7")
 def test_no_audience_gets_no_token(page: DemoPage) -> None:
-    """Whoever asks for a JWT-SVID without an audience gets InvalidArgument."""
+    """A request for a JWT-SVID without an audience gets InvalidArgument."""
     target = page.program.workload_api()
 
     none, blank = workload_jwt.fetch(target, []), workload_jwt.fetch(target, [""])
@@ -164,7 +164,7 @@ def test_no_audience_gets_no_token(page: DemoPage) -> None:
 def test_agent_takes_a_token_for_its_audience_only(
     page: DemoPage, audience: str, token: str
 ) -> None:
-    """ValidateJWTSVID takes a token for the right audience, and none for another, or changed."""
+    """ValidateJWTSVID accepts the right audience, and rejects any other or a changed token."""
     target = page.program.workload_api()
     changed = with_another_claim(token)
 
@@ -189,7 +189,7 @@ def test_agent_takes_a_token_for_its_audience_only(
 def test_workload_takes_a_token_for_its_audience_only(
     page: DemoPage, audience: str, token: str, how: str, saw: Saw
 ) -> None:
-    """A workload takes a token for the right audience, and none for another, or changed."""
+    """A workload accepts the right audience, and rejects any other or a changed token."""
     head, body, _ = token.split(".")
     presented, asked = {
         "other-audience": (token, "other.example"),
@@ -210,7 +210,7 @@ def test_workload_takes_a_token_for_its_audience_only(
 def test_page_shows_the_token_for_what_was_typed(
     page: DemoPage, audience: str, token: str, saw: Saw
 ) -> None:
-    """The page shows the claims of a JWT-SVID for the audience that was typed, verified."""
+    """The page shows the verified claims of a JWT-SVID for the audience that was typed."""
     read = Token.read(token)
 
     shown = page.jwt(audience)
@@ -228,7 +228,7 @@ def test_page_shows_the_token_for_what_was_typed(
 @requirement("GREETER-7")
 @pytest.mark.parametrize("typed", ["", "   "], ids=["empty", "blank"])
 def test_page_shows_no_token_for_nothing(page: DemoPage, typed: str) -> None:
-    """The page says why there is no JWT-SVID when nothing was typed."""
+    """The page explains why there is no JWT-SVID when no audience was typed."""
     shown = page.get("/jwt", audience=typed)
 
     assert "data-jwt" not in shown, "a JWT-SVID is shown"

@@ -1,4 +1,4 @@
-"""Refusals between greeters: in the handshake, before any call, and told by both sides.
+"""Greeters reject unauthorized peers in the handshake, before any call, and both log it.
 
 Their programs ask OpenSSL and py-spiffe, not Envoy: every flaw that a credential can have is tried
 on them as well.
@@ -55,7 +55,7 @@ def _logged(testbed: Testbed, greeter: Greeter, message: str, since: Moment) -> 
 
 @requirement("GREETER-3")
 def test_client_with_another_id_is_refused(greeter: Testbed, cast: Cast, saw: Saw) -> None:
-    """A client with a genuine SVID and another service account is refused by the server."""
+    """The server rejects a client with a genuine SVID of another service account."""
     since, before = Moment.now(), len(cast.server.refused())
 
     hello = cast.stranger.hello("server", "Eve")
@@ -73,7 +73,7 @@ def test_client_with_another_id_is_refused(greeter: Testbed, cast: Cast, saw: Sa
 
 @requirement("GREETER-3")
 def test_server_with_another_id_is_refused(greeter: Testbed, cast: Cast, saw: Saw) -> None:
-    """A server with a genuine SVID and another service account is refused by the client."""
+    """The client rejects a server with a genuine SVID of another service account."""
     since, stranger = Moment.now(), cast.stranger.spiffe_id
 
     hello = cast.client.hello("impostor", "Eve")
@@ -92,7 +92,7 @@ def test_server_with_another_id_is_refused(greeter: Testbed, cast: Cast, saw: Sa
 @needs(Capability.OWN_TRUST_ROOT)
 @pytest.mark.parametrize("flaw", [pytest.param(f, id=f.value) for f in Flaw if f is not Flaw.NONE])
 def test_flawed_client_is_refused(greeter: Testbed, cast: Cast, flaw: Flaw, saw: Saw) -> None:
-    """A client in the accepted client's name with one flaw is refused in the handshake."""
+    """A client with the authorized SPIFFE ID and one flaw is rejected in the handshake."""
     address, credential = cast.server.program.address, greeter.forged_client(flaw)
     met, refused = len(cast.server.met()), len(cast.server.refused())
 

@@ -1,4 +1,4 @@
-"""What an open channel and new ones see of rotations."""
+"""Open channels and new connections during rotations."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from svidproof.watch import Source
 def test_open_channel_outlives_rotations(
     conversation_over: Conversation, measure: Measure, saw: Saw
 ) -> None:
-    """A channel that was opened before both sides have rotated goes on answering, the same one."""
+    """A channel that was opened before both sides rotated still works, without a reconnect."""
     calls = conversation_over.kept
     rotated = {name: len(conversation_over.rotations(name)) for name in SIDES}
 
@@ -37,7 +37,7 @@ def test_open_channel_outlives_rotations(
 def test_new_connections_present_the_new_svid(
     conversation_over: Conversation, side: str, presented: str, saw: Saw
 ) -> None:
-    """Each new connection presents the SVID that the Workload API has given at that time."""
+    """Each new connection presents the SVID that is current in the Workload API."""
     calls = conversation_over.fresh
     timeline = conversation_over.testbed.watch.timeline
     given = [(s.first.at, f"{s.serial:x}") for s in timeline.sightings(Source.WORKLOAD_API, side)]

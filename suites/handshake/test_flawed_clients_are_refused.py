@@ -1,4 +1,4 @@
-"""Clients that the API's sidecar must refuse, and proof that it did."""
+"""The API's sidecar rejects invalid clients, as seen by client, Envoy and app."""
 
 import pytest
 
@@ -19,7 +19,7 @@ SERVERS = [
 def test_flawed_client_is_refused(
     api: Testbed, server: str, version: Version, row: Row, saw: Saw
 ) -> None:
-    """A client whose credential is flawed gets a fatal alert and never reaches the workload."""
+    """A client with a flawed credential gets a fatal alert and never reaches the workload."""
     workload = api.workload(server)
     alert, counter = row.spiffe if server == "api" else row.trusted_ca
     before = workload.tally()
@@ -38,7 +38,7 @@ def test_flawed_client_is_refused(
 def test_client_without_certificate_is_refused(
     api: Testbed, server: str, version: Version, saw: Saw
 ) -> None:
-    """A client that presents no certificate is told that one is required."""
+    """A client without a certificate gets an alert that says that one is required."""
     workload = api.workload(server)
     before = workload.tally()
 
@@ -55,7 +55,7 @@ def test_client_without_certificate_is_refused(
     "flaw", [Flaw.NO_CERTIFICATE, Flaw.OTHER_CA, pytest.param(Flaw.OTHER_ID, marks=CHAINED)]
 )
 def test_refused_client_gets_no_http_byte(api: Testbed, flaw: Flaw, version: Version) -> None:
-    """A refused client, even one that sends its request early, reads no byte of HTTP."""
+    """A rejected client, even one that sends its request early, reads no byte of HTTP."""
     credential = api.forged_client(flaw)
 
     exchange = api.prober.get(
@@ -68,7 +68,7 @@ def test_refused_client_gets_no_http_byte(api: Testbed, flaw: Flaw, version: Ver
 @requirement("HANDSHAKE-7")
 @pytest.mark.usefixtures("genuine_client_is_accepted")
 def test_other_workload_gets_no_http_byte(api: Testbed) -> None:
-    """The invalid client's own genuine SVID brings no byte of HTTP either."""
+    """The invalid client's own genuine SVID gets no byte of HTTP either."""
     credential = api.workload("invalid-api-client").svid()
 
     exchange = api.prober.get(api.workload("api"), credential=credential)
@@ -80,7 +80,7 @@ def test_other_workload_gets_no_http_byte(api: Testbed) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("server", ["api", "api-trusted-ca"])
 def test_genuine_svid_is_accepted(api: Testbed, server: str, version: Version) -> None:
-    """The valid client's own SVID, straight from the Workload API, is accepted."""
+    """The valid client's own SVID, read from the Workload API, is accepted."""
     credential = api.workload("valid-api-client").svid()
 
     exchange = api.prober.get(

@@ -1,4 +1,4 @@
-"""The invalid client has a genuine SVID, and the wrong name."""
+"""The invalid client has a genuine SVID with an unauthorized SPIFFE ID."""
 
 import re
 from collections.abc import Iterator
@@ -52,7 +52,7 @@ def _valid_client_is_served(api: Testbed, quiet: None) -> Iterator[None]:  # noq
 @pytest.mark.usefixtures("_valid_client_is_served", "_connections_are_logged")
 @pytest.mark.parametrize(("call", "server"), CALLS)
 def test_invalid_client_is_refused(api: Testbed, call: str, server: str, saw: Saw) -> None:
-    """The invalid client gets 503 from its own sidecar, and both sidecars' logs say why."""
+    """The invalid client gets 503 from its own sidecar, and both sidecars log the reason."""
     client, workload = api.workload("invalid-api-client"), api.workload(server)
     before, start = workload.tally(), Moment.now()
 

@@ -1,4 +1,4 @@
-"""What each sidecar holds: its own SVID, the trust bundle, and nothing else."""
+"""Each sidecar holds its own SVID and the trust bundle, and nothing else."""
 
 import pytest
 
@@ -64,7 +64,7 @@ def test_certs_and_secrets_agree(api: Testbed, name: str) -> None:
 @pytest.mark.parametrize("name", WORKLOADS)
 @pytest.mark.parametrize("source", [Source.CERTS, Source.SECRETS], ids=lambda s: s.value)
 def test_trust_never_changes(rotations: Observation, name: str, source: Source) -> None:
-    """All through the rotations a sidecar trusts the bundle, and never anything else."""
+    """A sidecar trusts exactly the bundle throughout the rotations."""
     bundle = {certificate.serial_number for certificate in rotations.testbed.trust_bundle}
 
     trusts = rotations.timeline.trusts(source, name)
@@ -78,7 +78,7 @@ def test_trust_never_changes(rotations: Observation, name: str, source: Source) 
 @requirement("HANDSHAKE-1")
 @needs(Capability.OWN_TRUST_ROOT)
 def test_server_publishes_the_bundle(api: Testbed) -> None:
-    """The server's own bundle is the root that it was given, and nothing else."""
+    """The server's bundle is exactly the root that was configured."""
     bundle = api.spire.bundle()
 
     subjects = [certificate.subject.rfc4514_string() for certificate in bundle]

@@ -1,4 +1,4 @@
-"""Which protocol versions the API's sidecar speaks."""
+"""The protocol versions that the API's sidecar supports."""
 
 import pytest
 
@@ -20,7 +20,7 @@ NAMES = {Version.TLS1_2: "TLSv1.2", Version.TLS1_3: "TLSv1.3"}
 @pytest.mark.parametrize("version", [Version.TLS1_2, Version.TLS1_3], ids=["tls12", "tls13"])
 @pytest.mark.parametrize("server", SERVERS)
 def test_current_version_is_spoken(api: Testbed, server: str, version: Version) -> None:
-    """A client that offers only this version gets through, and it is the version spoken."""
+    """A client that offers only this version connects, and the version is negotiated."""
     credential = api.genuine_client()
 
     exchange = api.prober.get(
@@ -36,7 +36,7 @@ def test_current_version_is_spoken(api: Testbed, server: str, version: Version) 
 @pytest.mark.parametrize("version", [Version.TLS1_0, Version.TLS1_1], ids=["tls10", "tls11"])
 @pytest.mark.parametrize("server", SERVERS)
 def test_old_version_is_refused(api: Testbed, server: str, version: Version) -> None:
-    """A client that offers no better than TLS 1.1 is told so, whatever its credential."""
+    """A client that offers at most TLS 1.1 gets a protocol_version alert."""
     workload, credential = api.workload(server), api.genuine_client()
     before = workload.tally()
 
@@ -55,7 +55,7 @@ def test_old_version_is_refused(api: Testbed, server: str, version: Version) -> 
 @pytest.mark.usefixtures("genuine_client_is_accepted")
 @pytest.mark.parametrize("server", SERVERS)
 def test_plaintext_is_refused(api: Testbed, server: str) -> None:
-    """A client that speaks plain HTTP to the mTLS port gets no answer."""
+    """A client that sends plain HTTP to the mTLS port gets no answer."""
     workload = api.workload(server)
     before = workload.tally()
 

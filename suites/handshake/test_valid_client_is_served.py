@@ -1,4 +1,4 @@
-"""The valid client's way through both sidecars."""
+"""A request of the valid client passes through both sidecars."""
 
 import uuid
 
@@ -19,7 +19,7 @@ CALLS = [
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(("call", "server"), CALLS)
 def test_valid_client_is_served(api: Testbed, call: str, server: str, saw: Saw) -> None:
-    """One request of the valid client is answered 200 `ok`, and the app saw just that one."""
+    """The valid client's request gets 200 `ok`, and the app receives exactly that request."""
     client, workload, tag = api.workload("valid-api-client"), api.workload(server), uuid.uuid4().hex
     before = workload.tally()
 

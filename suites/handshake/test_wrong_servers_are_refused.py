@@ -1,4 +1,4 @@
-"""Servers that a client's sidecar must refuse: an impostor stands where `api` was expected."""
+"""A client's sidecar rejects an impostor in the place of `api`."""
 
 from collections.abc import Iterator
 
@@ -49,7 +49,7 @@ def _genuine_server_is_accepted(api: Testbed, quiet: None) -> Iterator[None]:  #
 @pytest.mark.parametrize("flaw", FLAWS)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_wrong_server_is_refused(api: Testbed, client: str, flaw: Flaw, saw: Saw) -> None:
-    """The client's sidecar sends no request to a server whose credential is flawed."""
+    """The client's sidecar sends no request to a server with a flawed credential."""
     workload = api.workload(client)
     before = workload.tally()
 

@@ -1,4 +1,4 @@
-"""The agent is restarted under a spiffe-helper that is connected to it."""
+"""spiffe-helper survives a restart of the agent."""
 
 import pytest
 
@@ -16,7 +16,7 @@ each_side = pytest.mark.parametrize("name", ["manifest-server", CLIENT])
 
 @each_side
 def test_renewals_go_on(reconnection: Recovery, name: str, measure: Measure) -> None:
-    """spiffe-helper connects again by itself: its files are renewed, and its program signalled."""
+    """spiffe-helper reconnects, renews its files and signals its program."""
     first = reconnection.renewals(name)[0]
 
     reconnection.assert_signalled(name)
@@ -28,14 +28,14 @@ def test_renewals_go_on(reconnection: Recovery, name: str, measure: Measure) -> 
 
 @each_side
 def test_program_is_not_touched(reconnection: Recovery, name: str) -> None:
-    """The program stays the same process all the while."""
+    """The program's process does not change."""
     before, after = reconnection.before[name].pid, reconnection.state(name).pid
 
     assert after == before, f"{name}'s program was process {before}, and is {after} now"
 
 
 def test_no_request_fails(reconnection: Recovery) -> None:
-    """Every request is answered, with the agent and without."""
+    """Every request succeeds, with and without the agent."""
     requests = reconnection.requests(CLIENT, since=reconnection.gone)
 
     failed = [r for r in requests if r.status != 200]

@@ -1,4 +1,4 @@
-"""The server gets another signing authority, below another root: nobody is refused for it.
+"""The server rotates to a CA below another root, and no peer is rejected.
 
 The next root goes to the bundle first, as an operator would have it: prepared, then activated.
 """
@@ -22,7 +22,7 @@ each_side = pytest.mark.parametrize("name", ["manifest-server", CLIENT])
 
 @pytest.mark.parametrize("name", ["manifest-server", CLIENT, OTHER])
 def test_bundle_file_follows(succession: Succession, name: str, measure: Measure) -> None:
-    """The next root is in the bundle file before anybody needs it, and the old one stays."""
+    """The bundle file contains the next root before it is used, and keeps the old one."""
     old, new = succession.testbed.root.certificate, succession.root
 
     trusts = [
@@ -43,7 +43,7 @@ def test_bundle_file_follows(succession: Succession, name: str, measure: Measure
 
 
 def test_bundle_comes_without_a_renewal(succession: Succession) -> None:
-    """Who has an SVID of an hour gets the bundle all the same, and its program is signalled."""
+    """A program with an SVID of one hour gets the bundle too, and is signalled."""
     files = succession.testbed.watch.timeline.sightings(Source.FILES, OTHER)
     assert files, f"nobody has looked at {OTHER}'s files"
     renewed = [s for s in files if succession.prepared.at < s.first.at <= succession.end.at]
@@ -58,7 +58,7 @@ def test_bundle_comes_without_a_renewal(succession: Succession) -> None:
 
 
 def test_bundle_files_are_the_servers_bundle(succession: Succession) -> None:
-    """In the end each bundle file holds what the server's own bundle does."""
+    """Each bundle file finally equals the server's bundle."""
     testbed = succession.testbed
     expected = set(testbed.spire.bundle())
 
@@ -70,7 +70,7 @@ def test_bundle_files_are_the_servers_bundle(succession: Succession) -> None:
 
 @each_side
 def test_both_sides_present_svids_of_the_new_authority(succession: Succession, name: str) -> None:
-    """Each side gets an SVID below the next root, and presents it."""
+    """Each side gets an SVID of the new CA and presents it."""
     new = _of_the_new(succession, name)
 
     presented = _presented(succession, name)
@@ -79,7 +79,7 @@ def test_both_sides_present_svids_of_the_new_authority(succession: Succession, n
 
 
 def test_nobody_is_refused(succession: Succession) -> None:
-    """No request fails from before the next root is made until both sides present SVIDs of it."""
+    """No request fails between the preparation of the new CA and its use on both sides."""
     requests = [
         r
         for r in succession.testbed.watch.timeline.requests(CLIENT)
@@ -99,7 +99,7 @@ def test_nobody_is_refused(succession: Succession) -> None:
 def test_revoked_root_leaves_the_bundle_file(
     retirement: Retirement, name: str, measure: Measure
 ) -> None:
-    """A root that was revoked is in the bundle file no more: only the next one is."""
+    """A revoked root leaves the bundle file, and only the new one stays."""
     timeline, new = retirement.succession.testbed.watch.timeline, retirement.succession.root
 
     trusts = timeline.trusts(Source.FILES, name)

@@ -1,4 +1,4 @@
-"""A program crashes, and so does a spiffe-helper: by the next renewal all is as before.
+"""Recovery from a crash of a program and of a spiffe-helper by the next renewal.
 
 spiffe-helper is no supervisor: a program that has ended is started again by the next renewal, and
 spiffe-helper itself by whatever looks after it, which ends what is left of it first.
@@ -18,7 +18,7 @@ START = 4.0  # seconds that a program may take to start on a busy machine
 
 @requirement("HELPER-5")
 def test_program_is_back_by_the_next_renewal(crashes: Recovery, measure: Measure) -> None:
-    """A program that was killed runs again, as another process, once its files are renewed."""
+    """A killed program runs again, as a new process, by the next renewal of its files."""
     first = crashes.renewals(CLIENT)[0]
 
     assert CLIENT in crashes.back, f"it is not back; {crashes.late}"
@@ -35,7 +35,7 @@ def test_program_is_back_by_the_next_renewal(crashes: Recovery, measure: Measure
 
 @requirement("HELPER-5")
 def test_program_is_started_once(crashes: Recovery) -> None:
-    """One process takes the place of the one that was killed."""
+    """Exactly one process replaces the killed one."""
     component = crashes.testbed.helped[CLIENT].component
     pid = str(crashes.state(CLIENT).pid)
 
@@ -47,14 +47,14 @@ def test_program_is_started_once(crashes: Recovery) -> None:
 
 @requirement("HELPER-5")
 def test_recovered_program_is_signalled(crashes: Recovery) -> None:
-    """The program that was started again is signalled for the renewals after that."""
+    """The restarted program is signalled for later renewals."""
     crashes.assert_signalled(CLIENT)
 
 
 @requirement("HELPER-6")
 @needs(Capability.KILL)
 def test_new_helper_has_a_program_of_its_own(crashes: Recovery, measure: Measure) -> None:
-    """A spiffe-helper that was killed and started again runs its program anew, in its old place."""
+    """A spiffe-helper that was killed and restarted starts its program again."""
     assert SERVER in crashes.back, f"its program is not back; {crashes.late}"
     measure(
         "from crash to recovery of spiffe-helper", crashes.back[SERVER].at - crashes.gone.at, "s"
@@ -66,14 +66,14 @@ def test_new_helper_has_a_program_of_its_own(crashes: Recovery, measure: Measure
 @requirement("HELPER-6")
 @needs(Capability.KILL)
 def test_new_helper_goes_on(crashes: Recovery) -> None:
-    """It renews the files, and signals its program for each renewal."""
+    """The restarted spiffe-helper renews the files, and signals its program each time."""
     crashes.assert_signalled(SERVER)
 
 
 @requirement("HELPER-5", "HELPER-6")
 @needs(Capability.KILL)
 def test_all_requests_are_answered_again(crashes: Recovery) -> None:
-    """Once both programs are back, every request between them is answered."""
+    """Every request succeeds once both programs run again."""
     missing = {SERVER, CLIENT} - crashes.back.keys()
     assert not missing, f"{', '.join(missing)}: not back; {crashes.late}"
     back = max(crashes.back.values(), key=lambda moment: moment.at)

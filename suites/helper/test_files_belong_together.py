@@ -1,4 +1,4 @@
-"""Certificate, key and bundle in the files fit each other, and only who may can read them."""
+"""The certificate, key and bundle files match each other and have the right modes."""
 
 import itertools
 
@@ -19,7 +19,7 @@ each_workload = pytest.mark.parametrize("name", WORKLOADS)
 
 @each_workload
 def test_key_is_always_the_certificates(renewals: Renewals, name: str) -> None:
-    """Whenever the files can be read at rest, the key belongs to the certificate."""
+    """The key matches the certificate at every stable read of the files."""
     defects = [d for d in renewals.timeline.defects(name) if d.seen.at <= renewals.end.at]
     sightings = renewals.timeline.sightings(Source.FILES, name)
 
@@ -32,7 +32,7 @@ def test_key_is_always_the_certificates(renewals: Renewals, name: str) -> None:
 
 @each_workload
 def test_chain_leads_to_the_bundle(manifest: Testbed, name: str) -> None:
-    """The certificate file holds the chain from the SVID up to an authority of the bundle file."""
+    """The certificate file holds the chain from the SVID to an authority of the bundle file."""
     files = manifest.helped[name].files()
     chain = files.credential.chain
 
@@ -43,7 +43,7 @@ def test_chain_leads_to_the_bundle(manifest: Testbed, name: str) -> None:
 
 @each_workload
 def test_bundle_is_the_trust_bundle(renewals: Renewals, name: str) -> None:
-    """All through the renewals the bundle file holds the trust bundle, and nothing else."""
+    """The bundle file holds exactly the trust bundle throughout the renewals."""
     testbed = renewals.testbed
     bundle = {certificate.serial_number for certificate in testbed.trust_bundle}
 
@@ -61,7 +61,7 @@ def test_bundle_is_the_trust_bundle(renewals: Renewals, name: str) -> None:
 
 @each_workload
 def test_files_are_readable_as_configured(renewals: Renewals, name: str) -> None:
-    """After renewals too the files have the modes that are configured, and no copy is left."""
+    """The files keep their configured modes after renewals, and no copy is left behind."""
     found = {n: tuple(held) for n, held in renewals.testbed.helped[name].state().files.items()}
 
     assert found == {

@@ -1,4 +1,4 @@
-"""A workload with several SVIDs: its spiffe-helper writes the one that its hint asks for."""
+"""spiffe-helper selects one of several SVIDs by its hint."""
 
 import contextlib
 import functools
@@ -35,7 +35,7 @@ def hinted(manifest: Testbed) -> Iterator[Helped]:
 
 
 def test_hinted_svid_is_written(manifest: Testbed, hinted: Helped, saw: Saw) -> None:
-    """With either hint the certificate file holds the SVID of the entry that has it."""
+    """The certificate file holds the SVID of the entry with the configured hint."""
     for hint in HINTS:
         eventually(functools.partial(_assert_fetched, hinted, hint), budgets.REGISTRATION)
 
@@ -47,7 +47,7 @@ def test_hinted_svid_is_written(manifest: Testbed, hinted: Helped, saw: Saw) -> 
 
 
 def test_hint_that_nobody_has_is_refused(hinted: Helped) -> None:
-    """With a hint that no SVID has spiffe-helper ends with status 1, and says so."""
+    """spiffe-helper exits with status 1 and logs a hint that no SVID has."""
     ended = _try(hinted, "nowhere")
 
     assert ended.status == 1, str(ended)

@@ -1,4 +1,4 @@
-"""Two programs that know nothing of SPIFFE, and know each other by their SPIFFE IDs."""
+"""Two programs without SPIFFE support authenticate each other with SVID files."""
 
 import uuid
 
@@ -16,7 +16,7 @@ each_program = pytest.mark.parametrize("name", PROGRAMS)
 
 
 def test_client_fetches_the_manifest(manifest: Testbed, saw: Saw) -> None:
-    """The client gets the shipping manifest, and each side has seen the other's SPIFFE ID."""
+    """The client gets the shipping manifest, and each side sees the other's SPIFFE ID."""
     server, client = manifest.helped["manifest-server"], manifest.helped["manifest-client"]
     tag = uuid.uuid4().hex
 
@@ -33,7 +33,7 @@ def test_client_fetches_the_manifest(manifest: Testbed, saw: Saw) -> None:
 
 @pytest.mark.parametrize("name", ["manifest-server", "manifest-client"])
 def test_program_presents_what_is_in_its_files(manifest: Testbed, name: str) -> None:
-    """What a program presents to the other is the certificate in its files."""
+    """Each program presents the certificate in its files."""
     client, workload = manifest.helped["manifest-client"], manifest.helped[name]
 
     def presented() -> None:
@@ -50,7 +50,7 @@ def test_program_presents_what_is_in_its_files(manifest: Testbed, name: str) -> 
 
 @each_program
 def test_program_is_started_as_configured(manifest: Testbed, name: str) -> None:
-    """A program has its arguments as they are quoted, and the environment of its spiffe-helper."""
+    """A program gets its quoted arguments and the environment of its spiffe-helper."""
     state = manifest.helped[name].state()
 
     assert state.arguments == [MOTTO], f"{name} has the arguments {state.arguments}, not {[MOTTO]}"
@@ -60,7 +60,7 @@ def test_program_is_started_as_configured(manifest: Testbed, name: str) -> None:
 
 @each_program
 def test_program_can_be_heard(manifest: Testbed, name: str) -> None:
-    """What a program writes to stdout and stderr is where spiffe-helper's own log is.
+    """A program's stdout and stderr go to spiffe-helper's own log.
 
     And it is written by one process: none was started before the files were there.
     """
@@ -82,7 +82,7 @@ def test_program_can_be_heard(manifest: Testbed, name: str) -> None:
 
 
 def test_stranger_gets_no_byte_of_it(manifest: Testbed) -> None:
-    """A client without a certificate is refused in the handshake, and the server says why."""
+    """A client without a certificate is rejected in the handshake, and the server logs why."""
     server = manifest.helped["manifest-server"]
     with manifest.quiet():
         before = len(server.seen())

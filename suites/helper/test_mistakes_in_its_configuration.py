@@ -1,4 +1,4 @@
-"""What is wrong in a configuration is told before anything is fetched or run."""
+"""spiffe-helper reports configuration errors before it fetches or runs anything."""
 
 import pytest
 
@@ -32,7 +32,7 @@ MISTAKES = {
     ("text", "reason"), [pytest.param(*mistake, id=name) for name, mistake in MISTAKES.items()]
 )
 def test_mistake_is_told(manifest: Testbed, text: str, reason: str, saw: Saw) -> None:
-    """spiffe-helper ends at once with status 1, and says what is wrong."""
+    """spiffe-helper exits immediately with status 1 and reports the error."""
     ended = _try(manifest, text)
 
     assert ended.status == 1, str(ended)
@@ -43,7 +43,7 @@ def test_mistake_is_told(manifest: Testbed, text: str, reason: str, saw: Saw) ->
 
 @pytest.mark.parametrize("signal", ["SIGHUP", ""], ids=["signal", "no-signal"])
 def test_sound_configuration_is_accepted(manifest: Testbed, signal: str) -> None:
-    """The configuration of the scenario is accepted, and a program without a signal as well."""
+    """The scenario's configuration is accepted, also with a program without a signal."""
     other = manifest.helped["manifest-other"]
     told = {**other.configuration(), "daemon_mode": False, "renew_signal": signal}
 

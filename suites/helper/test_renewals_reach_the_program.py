@@ -1,4 +1,4 @@
-"""Each renewal replaces the files, signals the program once, and is what it presents from then on.
+"""Each renewal replaces the files and signals the program, which presents the new SVID.
 
 All of this is asked of one window of five renewals of both sides.
 """
@@ -24,7 +24,7 @@ each_side = pytest.mark.parametrize("name", ["manifest-server", CLIENT])
 
 @each_side
 def test_files_are_replaced(renewals: Renewals, name: str) -> None:
-    """Five or more renewals, each with a new serial, a new key and a later end, for the same ID."""
+    """Five or more renewals bring a new serial, a new key and a later expiry for the same ID."""
     found = renewals.files(name)
 
     leaves = [sighting.chain[0] for sighting in found]
@@ -42,7 +42,7 @@ def test_files_are_replaced(renewals: Renewals, name: str) -> None:
 @needs(Capability.SPIRE_LOGS)
 @each_side
 def test_every_svid_comes_to_the_files(renewals: Renewals, name: str, measure: Measure) -> None:
-    """Each SVID that the server signs for a workload is in its files soon after."""
+    """Each SVID that the server signs for a workload reaches its files within a bound."""
     testbed, first = renewals.testbed, renewals.files(name)[0]
     own, shown = testbed.scenario.spiffe_id(name), _first_seen(renewals, Source.FILES, name)
     others = testbed.other_agents(name)
@@ -68,7 +68,7 @@ def test_every_svid_comes_to_the_files(renewals: Renewals, name: str, measure: M
 
 @each_side
 def test_program_is_signalled_once_each_time(renewals: Renewals, name: str) -> None:
-    """A program loads each renewal once, when it is signalled, and nothing else."""
+    """A program reloads exactly once per renewal, when it is signalled."""
     first, *later = [_sha256(sighting) for sighting in renewals.files(name)]
 
     reloads = renewals.state(name).reloads
@@ -86,7 +86,7 @@ def test_program_is_signalled_once_each_time(renewals: Renewals, name: str) -> N
 
 @each_side
 def test_signal_comes_with_the_files(renewals: Renewals, name: str) -> None:
-    """A program has loaded a renewal soon after it was in the files."""
+    """A program reloads a renewal soon after the files change."""
     loaded = {r.certificate: r.wall for r in renewals.state(name).reloads}
 
     for sighting in renewals.files(name)[1:]:
@@ -97,7 +97,7 @@ def test_signal_comes_with_the_files(renewals: Renewals, name: str) -> None:
 
 @each_side
 def test_program_presents_each_renewal(renewals: Renewals, name: str, measure: Measure) -> None:
-    """What a program presents is what is in its files, soon after each renewal, in their order."""
+    """A program presents each renewal soon after it is in the files, in order."""
     presented = _first_seen(renewals, Source.WIRE, name)
     lags = []
 
@@ -114,7 +114,7 @@ def test_program_presents_each_renewal(renewals: Renewals, name: str, measure: M
 
 @each_side
 def test_nothing_old_is_presented(renewals: Renewals, name: str) -> None:
-    """Soon after a renewal nobody is presented the certificate before it any more."""
+    """No peer sees the previous certificate soon after a renewal."""
     presented = _first_seen(renewals, Source.WIRE, name)
 
     for before, after in itertools.pairwise(renewals.files(name)):
@@ -125,7 +125,7 @@ def test_nothing_old_is_presented(renewals: Renewals, name: str) -> None:
 
 @each_side
 def test_program_stays_the_same_process(renewals: Renewals, name: str) -> None:
-    """The program's process is the same before, during and after the renewals."""
+    """The program's process stays the same before, during and after the renewals."""
     assert name in renewals.before, f"{name}'s program did not answer before the renewals"
 
     before, after = renewals.before[name], renewals.state(name)
@@ -135,7 +135,7 @@ def test_program_stays_the_same_process(renewals: Renewals, name: str) -> None:
 
 
 def test_no_request_fails(renewals: Renewals, measure: Measure) -> None:
-    """Every request of the client is answered while both sides are renewed."""
+    """Every request of the client succeeds while both sides are renewed."""
     requests = [r for r in renewals.timeline.requests(CLIENT) if r.sent.at <= renewals.end.at]
     assert requests, "the client sent no request"
     failed = [r for r in requests if r.status != 200]

@@ -1,4 +1,4 @@
-"""Without an entry nothing is written and nothing runs; with another's ID nothing is got."""
+"""Without an entry, nothing is written or started; with another ID, access is denied."""
 
 import re
 import uuid
@@ -25,7 +25,7 @@ REASON = r"PermissionDenied.*no identity issued"
 
 
 def test_helper_says_that_there_is_no_entry(manifest: Testbed, saw: Saw) -> None:
-    """Its spiffe-helper goes on and says that no identity is issued; no file, no program."""
+    """spiffe-helper keeps running and logs that no identity is issued; no file, no program."""
     late = manifest.helped[LATE]
 
     def told() -> str:
@@ -44,7 +44,7 @@ def test_helper_says_that_there_is_no_entry(manifest: Testbed, saw: Saw) -> None
 
 
 def test_program_runs_once_there_is_an_entry(manifest: Testbed) -> None:
-    """The same spiffe-helper, not restarted, writes files and runs its program after that."""
+    """The same spiffe-helper process then writes files and starts its program."""
     late, start = manifest.helped[LATE], Moment.now()
 
     with manifest.registered(LATE, late.selectors, agent=manifest.agent_of(LATE)):
@@ -65,7 +65,7 @@ def _client_is_served(manifest: Testbed) -> None:
 
 @pytest.mark.usefixtures("_client_is_served")
 def test_client_with_another_id_is_refused(manifest: Testbed, saw: Saw) -> None:
-    """A client whose entry has another ID is told that it may not read it, and gets nothing."""
+    """A client whose entry has another ID is told that it is not authorized."""
     other, server, tag = manifest.helped[OTHER], manifest.helped[SERVER], uuid.uuid4().hex
 
     fetched = other.fetch("manifest", tag=tag)
@@ -81,7 +81,7 @@ def test_client_with_another_id_is_refused(manifest: Testbed, saw: Saw) -> None:
 
 @needs(Capability.IMPOSTOR)
 def test_server_with_another_id_is_refused(manifest: Testbed, saw: Saw) -> None:
-    """The client sends no request to a server that has another workload's genuine SVID."""
+    """The client sends no request to a server with another workload's genuine SVID."""
     client, other = manifest.helped[CLIENT], manifest.helped[OTHER]
     impostor = manifest.prober.impostor
     with impostor.serve(manifest.own_credential(SERVER)) as attempts:

@@ -1,4 +1,4 @@
-"""Agents live by SVIDs as well: one that is not renewed ends an agent, and then its workloads."""
+"""Agents renew their own SVIDs: one that expires stops the agent and then its workloads."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +24,7 @@ class Own:
 @requirement("ROTATION-10")
 @needs(Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 def test_agents_renew_their_own_svid(rotations: Observation, measure: Measure) -> None:
-    """Each agent gets a new SVID of its own when half of the old one's life is left, not sooner."""
+    """Each agent renews its own SVID when half of its lifetime is left, and not earlier."""
     testbed = rotations.testbed
     texts, ttl = testbed.messages, testbed.scenario.agent_ttl
     period = Period.of(ttl, LOOKS)

@@ -1,4 +1,4 @@
-"""What SPIRE issues, read off the certificates that Envoy really serves and holds.
+"""The certificates that SPIRE issues, as Envoy serves and holds them.
 
 An Envoy that accepts a flawed certificate hides an issuer's mistake, so the mistake is looked for
 in the certificate itself: in every one that was seen, not in a sample.
@@ -70,7 +70,7 @@ def test_svid_has_exactly_one_uri_san(leaves: list[tuple[str, x509.Certificate]]
 
 @requirement("IDENTITY-22")
 def test_svid_names_its_workload(api: Testbed, leaves: list[tuple[str, x509.Certificate]]) -> None:
-    """Each SVID's ID is its workload's own, and has a path."""
+    """Each SVID carries the SPIFFE ID of its own workload, with a path."""
     for name, leaf in leaves:
         uri = next(iter(spiffe_ids(leaf)), "")
         assert uri == api.scenario.spiffe_id(name), f"{name} is named {uri}"
@@ -81,7 +81,7 @@ def test_svid_names_its_workload(api: Testbed, leaves: list[tuple[str, x509.Cert
 def test_uri_san_is_critical_without_subject(
     leaves: list[tuple[str, x509.Certificate]],
 ) -> None:
-    """Where the subject is empty, the SAN extension is critical."""
+    """The SAN extension is critical where the subject is empty."""
     for name, leaf in leaves:
         san = _the(leaf, x509.SubjectAlternativeName)
         assert san.critical or leaf.subject.rdns, f"{name}: empty subject, SAN not critical"
@@ -89,7 +89,7 @@ def test_uri_san_is_critical_without_subject(
 
 @requirement("IDENTITY-24")
 def test_signing_id_has_no_path(api: Testbed, signers: list[x509.Certificate]) -> None:
-    """A signing certificate's ID, if it has one, is that of the trust domain."""
+    """The SPIFFE ID of a signing certificate, if present, is that of the trust domain."""
     for signer in signers:
         for uri in spiffe_ids(signer):
             own = f"spiffe://{api.scenario.trust_domain}"
@@ -98,14 +98,14 @@ def test_signing_id_has_no_path(api: Testbed, signers: list[x509.Certificate]) -
 
 @requirement("IDENTITY-26")
 def test_signing_certificate_is_ca(signers: list[x509.Certificate]) -> None:
-    """A signing certificate says cA=true."""
+    """A signing certificate sets cA to true."""
     for signer in signers:
         assert _constraints(signer).ca, f"{signer.subject.rfc4514_string()} is no CA"
 
 
 @requirement("IDENTITY-27")
 def test_svid_is_no_ca(leaves: list[tuple[str, x509.Certificate]]) -> None:
-    """An SVID says cA=false, or nothing."""
+    """An SVID sets cA to false or omits it."""
     for name, leaf in leaves:
         constraints = list(_find(leaf, x509.BasicConstraints))
         assert not any(extension.value.ca for extension in constraints), f"{name} is a CA"
@@ -160,7 +160,7 @@ def test_svid_has_no_crl_sign(leaves: list[tuple[str, x509.Certificate]]) -> Non
 def test_extended_key_usage_serves_both_sides(
     leaves: list[tuple[str, x509.Certificate]],
 ) -> None:
-    """An SVID's extended key usage, if it has one, names server and client authentication."""
+    """An SVID's extended key usage, if present, lists server and client authentication."""
     both = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
     for name, leaf in leaves:
         for extension in _find(leaf, x509.ExtendedKeyUsage):
@@ -179,7 +179,7 @@ def test_extended_key_usage_is_there(leaves: list[tuple[str, x509.Certificate]])
 @pytest.mark.usefixtures("everything_seen")
 @pytest.mark.parametrize("name", SERVING)
 def test_certificate_is_served(api: Testbed, name: str) -> None:
-    """The chain that was looked at is the one that the listener serves."""
+    """The listener serves the chain that the other checks examine."""
 
     def served() -> None:
         assert api.watch.timeline.sightings(Source.WIRE, name), (
@@ -191,7 +191,7 @@ def test_certificate_is_served(api: Testbed, name: str) -> None:
 
 @requirement("IDENTITY-101")
 def test_chain_leads_to_the_bundle(api: Testbed, everything_seen: list[tuple[str, Chain]]) -> None:
-    """Each chain is signed link by link up to the bundle, and no link ends before the SVID."""
+    """Each chain verifies up to the bundle, and no issuer expires before the SVID."""
     bundle = api.spire.bundle()
     for name, chain in everything_seen:
         links = [*chain]
@@ -206,7 +206,7 @@ def test_chain_leads_to_the_bundle(api: Testbed, everything_seen: list[tuple[str
 
 @requirement("IDENTITY-102")
 def test_serials_are_never_used_twice(everything_seen: list[tuple[str, Chain]]) -> None:
-    """No two certificates have the same serial number, and each comes from a random generator."""
+    """No two certificates share a serial number, and serial numbers are random."""
     certificates = {c for _, chain in everything_seen for c in chain}
     serials = sorted(c.serial_number for c in certificates)
     svids = sorted({c.serial_number for _, (c, *_) in everything_seen})
@@ -220,7 +220,7 @@ def test_serials_are_never_used_twice(everything_seen: list[tuple[str, Chain]]) 
 
 @requirement("IDENTITY-102")
 def test_keys_are_never_used_twice(everything_seen: list[tuple[str, Chain]]) -> None:
-    """No two SVIDs, of one workload or of two, have the same key."""
+    """No two SVIDs share a key, within a workload or across workloads."""
     svids = {chain[0]: name for name, chain in everything_seen}
     owners: dict[str, x509.Certificate] = {}
 
@@ -231,7 +231,7 @@ def test_keys_are_never_used_twice(everything_seen: list[tuple[str, Chain]]) -> 
 
 @requirement("IDENTITY-103")
 def test_keys_and_signatures_are_strong(everything_seen: list[tuple[str, Chain]]) -> None:
-    """Each SVID has an EC P-256 key, and nothing in a chain is signed with less than SHA-256."""
+    """Each SVID has an EC P-256 key, and every signature uses SHA-256 or stronger."""
     for name, chain in everything_seen:
         key = chain[0].public_key()
         kind = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__

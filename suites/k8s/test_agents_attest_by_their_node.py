@@ -1,4 +1,4 @@
-"""How an agent proves on which node it is, and which agent serves whom."""
+"""Agents attest the node that they run on, and serve only that node's workloads."""
 
 import json
 
@@ -15,7 +15,7 @@ ATTESTOR = "k8s_psat"
 
 @requirement("K8S-1")
 def test_both_sides_tell_each_attestation(api: Testbed) -> None:
-    """Each agent tells once that it was attested, with its node's ID; the server, of no other."""
+    """Each agent logs one attestation with its node's ID, and the server logs no other."""
     texts, ids = api.messages, api.agent_ids
 
     for agent, own in ids.items():
@@ -32,7 +32,7 @@ def test_both_sides_tell_each_attestation(api: Testbed) -> None:
 
 @requirement("K8S-1")
 def test_server_knows_each_agents_node(api: Testbed) -> None:
-    """The server lists exactly these agents, with cluster, account and node of each."""
+    """The server lists exactly these agents, each with its cluster, account and node."""
     known = api.agent_selectors
 
     listed = {as_uri(agent["id"]): agent for agent in api.spire.agents()}
@@ -52,7 +52,7 @@ def test_server_knows_each_agents_node(api: Testbed) -> None:
 @requirement("K8S-1")
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_svid_comes_by_the_agent_of_its_node(api: Testbed, name: str) -> None:
-    """Every SVID that a workload was given was signed for the agent of its own node."""
+    """Every SVID of a workload was signed for the agent of the workload's own node."""
     own, texts = api.agent_id(name), api.messages
     delivered = [s.serial for s in api.watch.timeline.sightings(Source.WORKLOAD_API, name)]
 
@@ -74,7 +74,7 @@ def test_svid_comes_by_the_agent_of_its_node(api: Testbed, name: str) -> None:
 @requirement("K8S-1")
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_sidecar_streams_from_the_agent_of_its_node(api: Testbed, name: str) -> None:
-    """A sidecar asks for its SVID at the agent of its own node, and at no other."""
+    """A sidecar streams its SVID from the agent of its own node, and from no other."""
     wanted = json.dumps([api.scenario.spiffe_id(name)])
 
     asked = {

@@ -1,4 +1,4 @@
-"""SPIRE controller manager follows ClusterSPIFFEIDs and pods: each pod has just what it is due."""
+"""SPIRE Controller Manager reconciles ClusterSPIFFEIDs and pods to entries."""
 
 import contextlib
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ def _refusals_are_provoked(api: Testbed) -> Iterator[None]:
 
 @requirement("CSPIFFEID-1")
 def test_new_pod_is_identified(api: Testbed, measure: Measure) -> None:
-    """A pod that comes gets one entry, bound to it and to its node, and the SVID of that entry."""
+    """A new pod gets one entry, bound to the pod and its node, and that entry's SVID."""
     own = api.controller.spiffe_id(GREETER)
 
     with api.controller.identify(GREETER, like=GREETER, ttl=TTL):
@@ -78,7 +78,7 @@ def test_new_pod_is_identified(api: Testbed, measure: Measure) -> None:
 
 @requirement("CSPIFFEID-2")
 def test_changed_template_changes_the_id(api: Testbed, measure: Measure) -> None:
-    """Once its template is changed, the pod is served the new ID, and no longer the old one."""
+    """After its template changes, the pod gets the new SPIFFE ID and not the old one."""
     own = api.controller.spiffe_id(GREETER)
     other = f"spiffe://{api.scenario.trust_domain}/elsewhere/{GREETER}"
 
@@ -97,7 +97,7 @@ def test_changed_template_changes_the_id(api: Testbed, measure: Measure) -> None
 
 @requirement("CSPIFFEID-3")
 def test_deleted_identity_is_taken_away(api: Testbed, measure: Measure) -> None:
-    """Once it is deleted the entry goes, the pod is refused, and nobody signs until its SVID ends.
+    """After deletion the entry is removed, the pod is denied, and no SVID is signed for it.
 
     Then the pod has nothing left that anybody would accept.
     """
@@ -118,7 +118,7 @@ def test_deleted_identity_is_taken_away(api: Testbed, measure: Measure) -> None:
 
 @requirement("CSPIFFEID-4")
 def test_idle_entries_stay_as_they_are(api: Testbed) -> None:
-    """While nothing changes, every entry is the same after each look, and streams go on."""
+    """Without changes, entries stay the same at each reconciliation and streams stay open."""
     own, other = (api.controller.spiffe_id(name) for name in (GREETER, f"{GREETER}-2"))
     ends: list[str] = []
 
@@ -144,7 +144,7 @@ def test_idle_entries_stay_as_they_are(api: Testbed) -> None:
 
 @requirement("CSPIFFEID-5")
 def test_replaced_pod_is_identified_anew(api: Testbed, measure: Measure) -> None:
-    """A pod of the same name gets an entry and an SVID of its own; the one before loses both."""
+    """A pod of the same name gets its own entry and SVID, and the old pod loses both."""
     own = api.controller.spiffe_id(GREETER)
 
     with api.controller.identify(GREETER, like=GREETER), contextlib.ExitStack() as stack:
@@ -168,7 +168,7 @@ def test_replaced_pod_is_identified_anew(api: Testbed, measure: Measure) -> None
 @requirement("CSPIFFEID-6")
 @pytest.mark.parametrize("thing", ["label", "namespace"])
 def test_pod_that_is_not_selected_gets_nothing(api: Testbed, thing: str) -> None:
-    """A pod of another label or namespace gets no entry and is refused; its twin is served."""
+    """A pod with another label or namespace gets no entry and is denied; its twin is not."""
     own = api.controller.spiffe_id(GREETER)
 
     with (

@@ -1,4 +1,4 @@
-"""The SPIFFE CSI driver brings the Workload API into pods: read-only, while they are there."""
+"""The SPIFFE CSI driver mounts the Workload API into pods, read-only, for their lifetime."""
 
 import contextlib
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def csi(api: Testbed) -> Iterator[CsiDriver]:
 @requirement("CSI-1")
 @pytest.mark.usefixtures("csi")
 def test_socket_is_there_to_read_and_nowhere_else(api: Testbed, saw: Saw) -> None:
-    """In the pod the agent's directory is mounted once, and no attempt to change it succeeds."""
+    """The agent's directory is mounted once in the pod, and every write attempt fails."""
     agent = api.agent_of("api")
     directory = str(PurePosixPath(agent.socket).parent)
     shared = f"/{PurePosixPath(directory).name}"
@@ -68,7 +68,7 @@ def test_socket_is_there_to_read_and_nowhere_else(api: Testbed, saw: Saw) -> Non
 @requirement("CSI-2")
 @pytest.mark.usefixtures("csi")
 def test_every_pod_gets_its_own_identity_on_every_node(api: Testbed) -> None:
-    """Two pods on each node have the volume, and each is served its own SVID and nothing else."""
+    """Two pods on each node have the volume, and each gets only its own SVID."""
     with contextlib.ExitStack() as stack:
         pods = [
             stack.enter_context(_guest(api, f"csi-{name}-{number}", agent))
@@ -82,7 +82,7 @@ def test_every_pod_gets_its_own_identity_on_every_node(api: Testbed) -> None:
 
 @requirement("CSI-3")
 def test_volume_goes_with_its_pod(api: Testbed, csi: CsiDriver) -> None:
-    """Once a pod is deleted its volume is mounted on the node no more; that of another stays."""
+    """A deleted pod's volume is unmounted from the node, and another pod's stays."""
     agent = api.agent_of("api")
 
     with _guest(api, "csi-stays", agent) as stays, _guest(api, "csi-goes", agent) as goes:
@@ -99,7 +99,7 @@ def test_volume_goes_with_its_pod(api: Testbed, csi: CsiDriver) -> None:
 
 @requirement("CSI-4")
 def test_restart_of_the_driver_cuts_nobody_off(api: Testbed, csi: CsiDriver) -> None:
-    """Another driver takes over: who runs stays connected, who comes is served, volumes go."""
+    """A restarted driver keeps pods connected, serves new pods and removes old volumes."""
     agent, ends = api.agent_of("api"), list[str]()
 
     with _guest(api, "csi-before", agent) as before, contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""A workload that moves to another node takes its identity with it: nothing stays behind."""
+"""A workload that is rescheduled to another node takes its identity with it."""
 
 import contextlib
 
@@ -25,7 +25,7 @@ DENIED = r"No identity issued"
 @requirement("K8S-3")
 @needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 def test_identity_follows_a_move(api: Testbed) -> None:
-    """Who moves is served by its new node's agent, and its twin on the old node is refused."""
+    """The rescheduled pod is served by its new node's agent; its twin on the old node is not."""
     own = api.scenario.spiffe_id("mover")
     old = api.agent_of("api")
     new = api.another_agent(old)

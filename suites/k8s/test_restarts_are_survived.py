@@ -1,4 +1,4 @@
-"""Agent and server are restarted under load: nobody who has an identity notices.
+"""Restarts of agent and server under load do not affect workloads that have SVIDs.
 
 All of this is asked of one window, in which they are restarted one after the other: to wait for
 the rotations of each would take twice as long.
@@ -102,7 +102,7 @@ def restarts(api: Testbed, progress: Progress) -> Restarts:
 
 @requirement("K8S-5")
 def test_sidecars_get_new_svids_of_the_new_agent(restarts: Restarts, measure: Measure) -> None:
-    """Once the agent is back, each sidecar of its node shows an SVID that it has got since."""
+    """Each sidecar of the node shows an SVID issued after the agent's restart."""
     gone, recovered = restarts.agent
 
     for name in restarts.served:
@@ -112,7 +112,7 @@ def test_sidecars_get_new_svids_of_the_new_agent(restarts: Restarts, measure: Me
 
 @requirement("K8S-5")
 def test_rotation_goes_on(restarts: Restarts) -> None:
-    """The agent that is back renews the SVIDs of its node as before, and sidecars show them."""
+    """The restarted agent renews the SVIDs of its node, and sidecars show them."""
     testbed, (_, recovered) = restarts.testbed, restarts.agent
     agent = testbed.agent_of("api").component
     renewals = testbed.watch.timeline.logs(agent, testbed.messages.renewing)
@@ -126,19 +126,19 @@ def test_rotation_goes_on(restarts: Restarts) -> None:
 
 @requirement("K8S-5")
 def test_no_expired_svid_is_shown(restarts: Restarts) -> None:
-    """No sidecar of the node shows an SVID after its end, from the restart on."""
+    """No sidecar of the node shows an expired SVID after the restart."""
     _assert_none_expired(restarts.testbed, restarts.served, since=restarts.agent[0])
 
 
 @requirement("K8S-5")
 def test_no_request_fails_without_the_agent(restarts: Restarts) -> None:
-    """Every request of the valid client is answered while an agent is restarted."""
+    """Every request of the valid client succeeds while an agent restarts."""
     _assert_all_answered(restarts.testbed, *restarts.agent)
 
 
 @requirement("K8S-6")
 def test_server_forgets_nothing(restarts: Restarts) -> None:
-    """The server has the same entries and trust bundle after its restart as before."""
+    """The server has the same entries and trust bundle before and after its restart."""
     before, after = restarts.entries
     lost = before.keys() - after.keys()
 
@@ -150,7 +150,7 @@ def test_server_forgets_nothing(restarts: Restarts) -> None:
 
 @requirement("K8S-6")
 def test_everybody_is_renewed(restarts: Restarts, measure: Measure) -> None:
-    """Every sidecar shows an SVID that the server has signed since its restart."""
+    """Every sidecar shows an SVID that the server signed after its restart."""
     gone, end = restarts.server
 
     for name in restarts.testbed.workloads:
@@ -162,7 +162,7 @@ def test_everybody_is_renewed(restarts: Restarts, measure: Measure) -> None:
 
 @requirement("K8S-6")
 def test_no_request_fails_without_the_server(restarts: Restarts) -> None:
-    """Every request of the valid client is answered while the server is restarted."""
+    """Every request of the valid client succeeds while the server restarts."""
     _assert_all_answered(restarts.testbed, *restarts.server)
 
 

@@ -1,4 +1,4 @@
-"""Who is nearly a workload is none: label, namespace and service account must all be right."""
+"""A pod gets an identity only if label, namespace and service account all match."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ def guests(api: Testbed) -> Iterator[dict[str, Guest]]:
 @requirement("K8S-2")
 @pytest.mark.parametrize("thing", [name for name in DIFFERS if name != TWIN])
 def test_stranger_is_refused(api: Testbed, guests: dict[str, Guest], thing: str, saw: Saw) -> None:
-    """Who differs from the API in one thing is attested and refused; its twin gets its SVID."""
+    """A pod that differs from the API in one selector is attested and denied; its twin is not."""
     twin, stranger = guests[TWIN], guests[thing]
     own = api.scenario.spiffe_id("api")
     since = Moment.now()

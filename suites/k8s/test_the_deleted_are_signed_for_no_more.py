@@ -1,4 +1,4 @@
-"""What was deleted loses its identity: it lies behind nobody's signature any more."""
+"""No SVID is signed for a pod after the pod and its entry are deleted."""
 
 from dataclasses import dataclass
 
@@ -61,7 +61,7 @@ def departure(api: Testbed) -> Departure:
 
 @requirement("K8S-4")
 def test_entry_is_gone(api: Testbed, departure: Departure) -> None:
-    """An entry that was deleted is not in the server's list, and no other for its ID is."""
+    """The server's list has neither the deleted entry nor another for its SPIFFE ID."""
     path = f"/{LEAVER}"
 
     left = [e["id"] for e in api.spire.entries() if e["spiffe_id"]["path"].endswith(path)]
@@ -73,7 +73,7 @@ def test_entry_is_gone(api: Testbed, departure: Departure) -> None:
 @requirement("K8S-4")
 @pytest.mark.usefixtures("after_everything")
 def test_nobody_is_signed_for_after_deletion(api: Testbed, departure: Departure) -> None:
-    """Once a workload is deleted nobody signs for its ID, not even when it would be renewed."""
+    """No SVID is signed for a deleted workload, not even when a renewal would be due."""
     rest = max(departure.due - Moment.now().at, 0.0)
 
     def quiet() -> None:

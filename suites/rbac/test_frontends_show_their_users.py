@@ -1,4 +1,4 @@
-"""Without a policy each frontend fetches its user's account over mTLS, and shows it."""
+"""Without a policy, each frontend fetches and shows its user's account over mTLS."""
 
 import uuid
 
@@ -20,7 +20,7 @@ KINDS = ("profiles", "balances", "transactions")
 def test_page_shows_the_account_of_its_user(
     two_frontends: Testbed, name: str, user: str, saw: Saw
 ) -> None:
-    """A frontend's page shows name, balance and transactions of its user, and of nobody else."""
+    """A frontend's page shows its own user's name, balance and transactions only."""
     exchange = two_frontends.workload(name).app.get()
 
     assert_shows_account(exchange, user)
@@ -31,7 +31,7 @@ def test_page_shows_the_account_of_its_user(
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(("name", "user"), USERS)
 def test_backend_sees_who_asks(two_frontends: Testbed, name: str, user: str, saw: Saw) -> None:
-    """What a page needs is fetched over mTLS, and the backend learns by whose certificate."""
+    """The page's data comes over mTLS, and the backend sees the frontend's SPIFFE ID."""
     frontend, backend = two_frontends.workload(name), two_frontends.workload("backend")
     tag, before, called = uuid.uuid4().hex, backend.tally(), frontend.tally()
 

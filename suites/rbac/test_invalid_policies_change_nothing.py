@@ -1,4 +1,4 @@
-"""Policies that are not valid: the sidecar refuses them, and goes on with the one that it has."""
+"""A sidecar rejects an invalid policy and keeps enforcing the previous one."""
 
 import json
 from collections.abc import Callable
@@ -78,7 +78,7 @@ FLAWS = [
 def test_invalid_policy_is_refused(
     two_frontends: Testbed, spoil: Callable[[Resource], bytes], counter: str, saw: Saw
 ) -> None:
-    """A policy file that is not valid is counted as refused; the old policy stays in force."""
+    """An invalid policy file is counted as rejected; the previous policy stays in force."""
     backend, envoy = two_frontends.workload("backend"), two_frontends.workload("backend").envoy
     named, other = (_exactly(two_frontends, name) for name in (NAMED, OTHER))
     content = spoil(policy.resource(POLICY, EVERYBODY, "invalid"))

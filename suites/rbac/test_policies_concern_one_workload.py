@@ -1,4 +1,4 @@
-"""A policy is its workload's own affair: whoever owns no more than that can put it there.
+"""A policy affects only its own workload, and its owner needs no further rights.
 
 Three policies come and go, one after the other. All that is not the backend's policy was looked at
 before, under the first of them, and after the last.
@@ -79,7 +79,7 @@ def surroundings(two_frontends: Testbed) -> Seen:
 @requirement("RBAC-12")
 @pytest.mark.parametrize("part", ["entries", "agents", "bundle"])
 def test_spire_stays_as_it_is(surroundings: Seen, part: str, saw: Saw) -> None:
-    """Policies come and go without a change of SPIRE's entries, agents or trust bundle."""
+    """Policy changes do not change SPIRE's entries, agents or trust bundle."""
     before, under, after = (seen.spire[part] for seen in surroundings)
 
     assert before, f"SPIRE has no {part}"
@@ -93,7 +93,7 @@ def test_spire_stays_as_it_is(surroundings: Seen, part: str, saw: Saw) -> None:
 @requirement("RBAC-12")
 @pytest.mark.parametrize("name", [OWNER, *OTHERS])
 def test_sidecars_go_on_as_they_are(surroundings: Seen, name: str, saw: Saw) -> None:
-    """Each sidecar keeps its process and, but for the policy, its configuration."""
+    """Each sidecar keeps its process and, except for the policy, its configuration."""
     before, under, after = (seen.sidecars[name] for seen in surroundings)
 
     for when, now in (("under the policy", under), ("after it", after)):
@@ -105,7 +105,7 @@ def test_sidecars_go_on_as_they_are(surroundings: Seen, name: str, saw: Saw) -> 
 @requirement("RBAC-12")
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_apps_go_on_as_they_are(surroundings: Seen, name: str) -> None:
-    """The apps of the others are not restarted: they remember what they saw first."""
+    """The apps of the other workloads are not restarted: they keep their state."""
     before, under, after = (seen.apps[name] for seen in surroundings)
 
     assert before, f"{name}'s app had seen nothing"
@@ -115,7 +115,7 @@ def test_other_apps_go_on_as_they_are(surroundings: Seen, name: str) -> None:
 
 @requirement("RBAC-12")
 def test_nothing_is_written_at_others(surroundings: Seen, saw: Saw) -> None:
-    """Nothing is written but the policy itself: no configuration, and no policy of another's."""
+    """Only the policy itself is written: no configuration and no other workload's policy."""
     before, under, after = (seen.files for seen in surroundings)
 
     assert [n for n, digest in before.items() if digest], "no file was found at all"

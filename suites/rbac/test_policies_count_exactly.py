@@ -1,4 +1,4 @@
-"""What policies count: each request once, by what was done with it, or would have been."""
+"""RBAC counters count each request once, as enforced and as a shadow result."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("both_are_let_in_without")
 @requirement("RBAC-3")
 @pytest.mark.parametrize("kind", ["allow", "deny"])
 def test_each_request_counts_once(two_frontends: Testbed, kind: str, saw: Saw) -> None:
-    """Of a mixed row of requests each one moves `allowed` or `denied` by one, and nothing else."""
+    """Each request of a mixed series increments `allowed` or `denied` by one."""
     rules = policy.allow(_id(two_frontends, NAMED))
     if kind == "deny":
         rules = policy.deny(_id(two_frontends, OTHER))
@@ -34,7 +34,7 @@ def test_each_request_counts_once(two_frontends: Testbed, kind: str, saw: Saw) -
 
 @requirement("RBAC-3", "RBAC-7")
 def test_enforced_and_shadow_rules_count_apart(two_frontends: Testbed, saw: Saw) -> None:
-    """Beside enforced rules, shadow rules that say the opposite refuse nobody and are counted."""
+    """Shadow rules that contradict the enforced rules deny nothing and count separately."""
     enforced = policy.allow(_id(two_frontends, NAMED))
     rules = {**enforced, **policy.shadow(_id(two_frontends, OTHER))}
 
@@ -53,7 +53,7 @@ def test_enforced_and_shadow_rules_count_apart(two_frontends: Testbed, saw: Saw)
 
 @requirement("RBAC-7")
 def test_shadow_rules_refuse_nobody(two_frontends: Testbed, saw: Saw) -> None:
-    """Shadow rules alone let everybody in, and count whom they would have refused."""
+    """Shadow rules alone allow every request, and count those that they would deny."""
     counted = _assert_counts(
         two_frontends,
         policy.shadow(_id(two_frontends, NAMED)),

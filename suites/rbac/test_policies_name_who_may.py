@@ -1,4 +1,4 @@
-"""A policy on the backend's sidecar says who may: by an answer over HTTP, not in the handshake."""
+"""A policy on the backend's sidecar allows and denies over HTTP, not in the handshake."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ def only_frontend(
 @requirement("RBAC-2")
 @pytest.mark.usefixtures("only_frontend")
 def test_named_frontend_is_served(two_frontends: Testbed, saw: Saw) -> None:
-    """The frontend that the policy names shows its user's account as before."""
+    """The frontend that the policy allows shows its user's account as before."""
     exchange = two_frontends.workload(NAMED).app.get()
 
     assert_shows_account(exchange, "alice")
@@ -49,7 +49,7 @@ def test_named_frontend_is_served(two_frontends: Testbed, saw: Saw) -> None:
 @requirement("RBAC-2")
 @pytest.mark.usefixtures("only_frontend")
 def test_other_frontend_gets_403_by_its_sidecar(two_frontends: Testbed, saw: Saw) -> None:
-    """The other frontend's sidecar shakes hands with the backend's, and is answered 403."""
+    """The other frontend's sidecar completes the TLS handshake and gets 403."""
     frontend, backend = two_frontends.workload(OTHER), two_frontends.workload("backend")
     before, called = backend.tally(), frontend.tally()
 
@@ -66,7 +66,7 @@ def test_other_frontend_gets_403_by_its_sidecar(two_frontends: Testbed, saw: Saw
 @pytest.mark.usefixtures("only_frontend")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_other_frontends_svid_gets_403(two_frontends: Testbed, version: Version, saw: Saw) -> None:
-    """With the other frontend's SVID the handshake succeeds, and the request is answered 403."""
+    """The other frontend's SVID completes the TLS handshake, and the request gets 403."""
     backend, credential = two_frontends.workload("backend"), two_frontends.workload(OTHER).svid()
     before = backend.tally()
 
@@ -83,7 +83,7 @@ def test_other_frontends_svid_gets_403(two_frontends: Testbed, version: Version,
 @requirement("RBAC-2")
 @pytest.mark.usefixtures("only_frontend")
 def test_other_frontends_page_says_so(two_frontends: Testbed, saw: Saw) -> None:
-    """The other frontend's page says 403 and why, and shows nothing of its user's account."""
+    """The other frontend's page shows 403 with the reason, and no account data."""
     backend = two_frontends.workload("backend")
     before = backend.tally()
 
@@ -102,7 +102,7 @@ def test_other_frontends_page_says_so(two_frontends: Testbed, saw: Saw) -> None:
 def test_removal_lets_both_in_again(
     two_frontends: Testbed, both_get_through: Callable[[], None], saw: Saw
 ) -> None:
-    """Once the policy is removed, both frontends show their users' accounts again."""
+    """After the policy is removed, both frontends show their users' accounts again."""
     backend, other = two_frontends.workload("backend"), two_frontends.workload(OTHER)
     both_get_through()
     with two_frontends.enforcing(
@@ -124,7 +124,7 @@ def test_removal_lets_both_in_again(
 @requirement("RBAC-6")
 @pytest.mark.usefixtures("both_are_let_in_without")
 def test_deny_refuses_the_one_it_names(two_frontends: Testbed, saw: Saw) -> None:
-    """A policy that denies the one frontend refuses it alone: the other is served."""
+    """A DENY policy for one frontend denies only that frontend."""
     backend, rules = two_frontends.workload("backend"), policy.deny(_id(two_frontends, OTHER))
 
     with two_frontends.enforcing("backend", rules):

@@ -1,4 +1,4 @@
-"""Policies that change under load: nothing is restarted, and nobody gets a wrong answer.
+"""Policies change under load without a restart or a wrong answer.
 
 All of this is asked of one row of changes, while three clients ask without a pause, and the watch
 beside them: the two frontends over a new connection each time, and the one that is refused by and
@@ -136,7 +136,7 @@ def changes(two_frontends: Testbed) -> Changes:
 
 @requirement("RBAC-4")
 def test_nothing_is_restarted(changes: Changes) -> None:
-    """The sidecar has the start and the listeners that it had, and the app forgot nothing."""
+    """The sidecar keeps its start time and listeners, and the app keeps its state."""
     before, after = changes.before, changes.after
 
     other = [name for name, part in before.foundation.items() if after.foundation[name] != part]
@@ -149,7 +149,7 @@ def test_nothing_is_restarted(changes: Changes) -> None:
 
 @requirement("RBAC-4")
 def test_no_request_fails_meanwhile(changes: Changes, saw: Saw) -> None:
-    """While policies change each answer is 200 or 403, and always 200 to whom all of them name."""
+    """Every answer during policy changes is 200 or 403, and 200 for a client always allowed."""
     for name, answers in changes.answers.items():
         right = {200} if name == NAMED else {200, 403}
         wrong = [answer.text for answer in answers if answer.status not in right]
@@ -165,7 +165,7 @@ def test_no_request_fails_meanwhile(changes: Changes, saw: Saw) -> None:
 @requirement("RBAC-4")
 @pytest.mark.parametrize("name", [OTHER, KEPT], ids=["new-connections", "open-connection"])
 def test_each_policy_decides_while_it_is_in_force(changes: Changes, name: str, saw: Saw) -> None:
-    """Under each policy every answer is that policy's, also over a connection that stays open."""
+    """Every answer under a policy follows that policy, also on a connection that stays open."""
     count = 0
     for number, change in enumerate(changes.changes, 1):
         answers = [a for a in changes.answers[name] if change.known <= a.sent]
@@ -179,7 +179,7 @@ def test_each_policy_decides_while_it_is_in_force(changes: Changes, name: str, s
 
 @requirement("RBAC-4")
 def test_a_change_takes_effect_in_time(changes: Changes, measure: Measure, saw: Saw) -> None:
-    """A replaced policy file brings the first answer by the new policy within a named budget."""
+    """A replaced policy file decides the next answers within a named budget."""
     effects = []
     for number, change in enumerate(changes.changes, 1):
         came = [

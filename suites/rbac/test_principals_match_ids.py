@@ -1,4 +1,4 @@
-"""Whom a principal means: one ID, or all that begin so.
+"""Exact and prefix principals match SPIFFE IDs.
 
 All of this is asked at a listener that accepts every ID of the trust domain, so that a policy is
 the only thing there that says no.
@@ -72,7 +72,7 @@ def _quietly(two_frontends: Testbed, _all_are_let_in_without: None) -> Iterator[
 def test_principal_means_whom_it_says(
     two_frontends: Testbed, row: Row, name: str, saw: Saw
 ) -> None:
-    """An exact principal means one ID, and a prefix all that begin with its very characters."""
+    """An exact principal matches one ID; a prefix matches every ID with that prefix."""
     backend = two_frontends.workload("backend")
 
     with two_frontends.enforcing("backend", policy.allow(row.principal(two_frontends))):

@@ -1,4 +1,4 @@
-"""Policies and TLS resumption: who resumes a session is who began it, and is judged as such.
+"""TLS session resumption does not change the result of a policy.
 
 Envoy has been known to know a resumed client by one kind of principal and not by another, which
 shows as answers that are wrong by and by. So there are many requests, each over a connection of its
@@ -74,7 +74,7 @@ def test_no_answer_is_wrong(
     share: int,
     saw: Saw,
 ) -> None:
-    """Of many requests in a row each gets the answer that the policy says, resumed or not."""
+    """Every request of a long series gets the policy's answer, resumed or not."""
     named, other = map(two_frontends.scenario.spiffe_id, (NAMED, OTHER))
     rules = policy.allow(principal(named)) if kind == "allow" else policy.deny(principal(other))
     backend = two_frontends.workload("backend")

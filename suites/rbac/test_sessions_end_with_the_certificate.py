@@ -1,4 +1,4 @@
-"""A client whose certificate has ended cannot go on by a session that it made before."""
+"""A TLS session cannot be resumed after the client's certificate expires."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -99,7 +99,7 @@ def ended(two_frontends: Testbed) -> Ended:
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_ended_certificate_is_not_resumed(ended: Ended, version: Version, saw: Saw) -> None:
-    """Who resumes a session after the end of the certificate that it was made by is refused."""
+    """A session is not resumed after the certificate that created it has expired."""
     for exchange in ended.made:
         assert_let_in(exchange)
     reasons = {Alert.CERTIFICATE_UNKNOWN, Alert.CERTIFICATE_EXPIRED}
