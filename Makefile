@@ -1,7 +1,7 @@
 # Everything from a Python >= 3.11 with venv, as an ordinary user. `make` alone prints this list.
 #
 #   make conformance   run the core profile on this machine; the report goes to reports/<run-id>/
-#   make test          lint, workflows, types, selftests, then all profiles on this machine (what CI runs)
+#   make test          lint, workflows, types, selftests, then all profiles on this machine; CI runs it on a bare Debian
 #   make bench         measure the suite itself, into reports/bench.json
 #   make wheel         build the wheel and use it from a clean environment
 #   make clean         remove what make, tox and the checkers made here; reports and tools stay
@@ -30,7 +30,9 @@ conformance: $(VENV)/.svidproof
 
 test: $(VENV)/.tox
 	$(SAY) 'lint, workflows, types, selftests, profiles (tox makes an environment for each)'
-	@$(VENV)/bin/tox run -e lint,workflows,types,selftest,local
+	@rm -f .tox/skipped; code=0; \
+	$(VENV)/bin/tox run -e lint,workflows,types,selftest,local || code=$$?; \
+	[ ! -s .tox/skipped ] || cat .tox/skipped; exit $$code
 
 bench wheel: $(VENV)/.tox
 	@$(VENV)/bin/tox run -e $@

@@ -1,5 +1,6 @@
 """A small catalogue and a sound report of it, for tests to spoil."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -8,11 +9,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svidproof import cli
+from svidproof import browser, cli
 from svidproof.catalogue import Catalogue, parse
 from svidproof.manifests import data_root
 from svidproof.outcome import Result
@@ -61,10 +63,37 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Take the tests' temporary files away at the end: pytest keeps those of three runs."""
+    config.addinivalue_line("markers", "browser: opens pages in the machine's browser")
     if config.option.basetemp is None:
         directory = tempfile.mkdtemp(prefix="svidproof-")
         config.option.basetemp = directory
         config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that open pages in a browser, so that `-m browser` selects them."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "chromium" in item.fixturenames:
+            item.add_marker("browser")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line which tests a machine without a browser has not run.
+
+    It goes to the file that SVIDPROOF_SKIPPED names, too: `make test` ends with it.
+    """
+    skipped = [r for r in terminalreporter.stats.get("skipped", ()) if "browser" in r.keywords]
+    reasons = {r.longrepr[2].removeprefix("Skipped: ") for r in skipped}
+    line = ""
+    if skipped:
+        tests = "1 test that needs" if len(skipped) == 1 else f"{len(skipped)} tests that need"
+        verb = "was" if len(skipped) == 1 else "were"
+        line = f"{tests} a browser {verb} skipped: {'; '.join(sorted(reasons))}"
+        terminalreporter.write_line(line, yellow=True)
+    if note := os.environ.get("SVIDPROOF_SKIPPED"):
+        Path(note).write_text(f"{line}\n" if line else "", encoding="utf-8")
 
 
 @pytest.fixture
@@ -160,16 +189,12 @@ def _signals_are_not_ignored() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def chromium() -> "Iterator[Browser]":
-    """The machine's own browser."""
-    names = ("chromium", "google-chrome", "chromium-browser")
-    found = os.environ.get("SVIDPROOF_BROWSER") or next(filter(None, map(shutil.which, names)), "")
-    try:
-        from playwright.sync_api import sync_playwright  # noqa: PLC0415  it may not be there
-    except ImportError:
-        pytest.skip("playwright is not installed: pip install playwright")  # noqa: TID251  no check
-    if not found:
-        pytest.skip("there is no chromium on this machine: apt install chromium")  # noqa: TID251  no check
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found)
-        yield browser
-        browser.close()
+    """The machine's own browser; its absence is a failure where SVIDPROOF_BROWSER names one."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(browser.launched())
+        except pytest.skip.Exception as missing:  # noqa: TID251  no check
+            if os.environ.get(browser.VARIABLE):
+                pytest.fail(f"{browser.VARIABLE} is set, but {missing}", pytrace=False)
+            raise
+        yield found

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from svidproof import Budget, browser, eventually, tools
+from svidproof import Budget, eventually, tools
 from svidproof.scenario import load_scenario
 from svidproof.settings import BRISK
 from svidproof.watch.observation import Period
@@ -71,13 +71,6 @@ def up() -> Iterator[Up]:
         finally:
             process.terminate()
             process.wait(END_S)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """The machine's own browser."""
-    with browser.launched() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
