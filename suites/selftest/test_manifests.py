@@ -14,7 +14,6 @@ from packaging.version import Version
 from svidproof import manifests
 from svidproof.components.envoy import BUNDLE, Envoy
 from svidproof.scenario import (
-    ADMIN,
     APP,
     INBOUND,
     OUTBOUND,
@@ -141,7 +140,7 @@ def test_only_what_serves_listens(rendered: dict[str, dict[str, Any]], name: str
 
 @each_workload
 def test_addresses_are_the_platforms(rendered: dict[str, dict[str, Any]], name: str) -> None:
-    """Admin, app and calls are on the place's own inner address, mTLS on its outer one."""
+    """App and calls are on the inner address of a place, mTLS on its outer one, admin at a path."""
     text = yaml.safe_dump(rendered[name])
     resources = rendered[name]["static_resources"]
 
@@ -149,7 +148,9 @@ def test_addresses_are_the_platforms(rendered: dict[str, dict[str, Any]], name: 
         at = part["address"]["socket_address"]
         return at["address"], at["port_value"]
 
-    assert address(rendered[name]["admin"]) == (f"{name}.local", ADMIN)
+    assert rendered[name]["admin"]["address"] == {
+        "pipe": {"path": f"/run/{name}/admin.sock", "mode": 0o600}
+    }
     if load_scenario("api").workloads[name].app:
         assert address(find(resources["listeners"], "inbound")) == (f"{name}.bind", INBOUND)
         endpoint = find(resources["clusters"], "app")["load_assignment"]["endpoints"][0]
@@ -228,8 +229,8 @@ def test_undefined_name_is_an_error(missing: str) -> None:
     values = {
         "name": "x", "spiffe_id": "spiffe://x/x", "bundle_name": BUNDLE, "validator": "spiffe",
         "app": "api", "doors": [Door("inbound", 2)], "accepts": [], "calls": [], "host": "h",
-        "local_host": "h", "admin_host": "h", "agent_socket": "/a", "workload_api_socket": "/w",
-        "ports": {"admin": 1, "app": 3}, "edge": False, "forwards": None, "policy_file": None,
+        "local_host": "h", "admin_socket": "/s", "agent_socket": "/a", "workload_api_socket": "/w",
+        "ports": {"app": 3}, "edge": False, "forwards": None, "policy_file": None,
         "forwarded_client": "SANITIZE_SET", "connection_s": 5,
     }  # fmt: skip
     manifests.render("envoy/sidecar.yaml.j2", **values)

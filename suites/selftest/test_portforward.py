@@ -28,7 +28,7 @@ from svidproof.credentials import Authority, Template
 from svidproof.platforms import _portforward
 from svidproof.platforms._acceptor import Acceptor, listen
 from svidproof.platforms._portforward import PortForward
-from svidproof.platforms._relay import Forward, RelayClient
+from svidproof.platforms._relay import Forward, RelayClient, access_file, new_secret
 from svidproof.platforms.base import PlatformError
 from svidproof.waiting import consistently, eventually
 from svidproof.workloads import relay as program
@@ -457,14 +457,16 @@ def test_taken_path_is_told(plain: Cluster) -> None:
         plain.forward()
 
 
-def test_relay_is_reached_through_it(secure: Cluster) -> None:
+def test_relay_is_reached_through_it(secure: Cluster, tmp_path: Path) -> None:
     """Many connections at once go through one port-forward to a relay, half-closes and all."""
-    argv = [sys.executable, "-I", program.__file__, "--port", "0"]
+    secret, access = new_secret(), tmp_path / "access.json"
+    access.write_bytes(access_file(secret))
+    argv = [sys.executable, "-I", program.__file__, "--port", "0", "--access", str(access)]
     with shouting() as port, subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as pod:
         assert pod.stdout is not None
         forward = secure.forward(int(pod.stdout.readline().rpartition(":")[2]))
         with contextlib.closing(forward):
-            relay = RelayClient(f"unix:{forward._path}")
+            relay = RelayClient(f"unix:{forward._path}", secret)
             with contextlib.closing(relay), ThreadPoolExecutor(20) as pool:
                 address = Forward(relay, f"tcp:127.0.0.1:{port}").address
                 questions = [f"n{number}".encode() * 10000 for number in range(100)]

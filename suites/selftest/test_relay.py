@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import grpc
 import pytest
 
 from svidproof import tls
@@ -23,32 +24,49 @@ from svidproof.budgets import Budget
 from svidproof.credentials import Authority
 from svidproof.forge import Flaw, Forge
 from svidproof.platforms._acceptor import Acceptor, listen
-from svidproof.platforms._relay import Forward, RelayClient, Reverse
-from svidproof.platforms.base import Completed, PlatformError
+from svidproof.platforms._relay import Forward, RelayClient, Reverse, access_file, new_secret
+from svidproof.platforms.base import PlatformError
 from svidproof.waiting import NotYet, eventually
 from svidproof.workloads import relay as program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from svidproof.tls import Address
+
+    Programs = Iterable[Sequence[str]]
 
 SOON = Budget("the relay does it", 10, 0.01)
 MEGABYTES = bytes(range(256)) * 4096 * 10
 RESET = (1).to_bytes(4, sys.byteorder) + bytes(4)
+SECRET = new_secret()
 WAITS = "import signal; print('ready', flush=True); signal.pause()"
+
+
+MINE = [sys.executable, "-I", "-c", WAITS, "mine", ""]
+OTHER = [*MINE[:-1], "more"]
+# What the shared relay may signal.
+PROGRAMS = (MINE, OTHER)
 
 
 class Relay:
     """The relay, as a process of its own."""
 
-    def __init__(self, *options: str, port: int = 0) -> None:
+    def __init__(
+        self, *options: str, port: int = 0, secret: str = SECRET, programs: Programs = ()
+    ) -> None:
         """Start it and wait until it listens."""
-        # Isolated: in a pod there is no svidproof but this file.
-        argv = [sys.executable, "-I", program.__file__, "--port", str(port), *options]
-        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline().rpartition(":")[2])
+        with tempfile.NamedTemporaryFile() as access:
+            access.write(access_file(secret, programs))
+            access.flush()
+            # Isolated: in a pod there is no svidproof but this file.
+            argv = [sys.executable, "-I", program.__file__, "--access", access.name]
+            argv += ["--port", str(port), *options]
+            self._process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+            assert self._process.stdout is not None
+            line = self._process.stdout.readline()
+        self.pid = self._process.pid
+        self.port = int(line.rpartition(":")[2])
         self.target = f"127.0.0.1:{self.port}"
 
     def end(self, number: int = signal.SIGTERM) -> int:
@@ -83,7 +101,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pod(root: Path) -> Iterator[Relay]:
     """A relay for all tests that leave it alone."""
-    with Relay("--root", str(root)) as relay:
+    with Relay("--root", str(root), programs=PROGRAMS) as relay:
         yield relay
         assert relay.end() == 0
 
@@ -96,10 +114,10 @@ def relay(pod: Relay) -> Iterator[RelayClient]:
 
 
 @contextlib.contextmanager
-def client_of(target: str) -> Iterator[RelayClient]:
+def client_of(target: str, secret: str = SECRET) -> Iterator[RelayClient]:
     """A client, and a look at what it leaves."""
     before = set(threading.enumerate())
-    relay = RelayClient(target)
+    relay = RelayClient(target, secret)
     yield relay
     relay.close()
     relay.close()
@@ -494,16 +512,31 @@ def assert_serves(address: Address) -> None:
 
 def test_signal_finds_its_process(relay: RelayClient) -> None:
     """A signal goes to the process with exactly this argument list, and to no other."""
-    mine = [sys.executable, "-I", "-c", WAITS, "mine", ""]
-    other = [*mine[:-1], "more"]
-    with waiting(mine) as process, waiting(other):
-        relay.signal(mine, signal.SIGKILL)
+    with waiting(MINE) as process, waiting(OTHER):
+        relay.signal(MINE, signal.SIGKILL)
 
         assert process.wait(5) == -signal.SIGKILL
         with pytest.raises(ProcessLookupError, match="no process has this argument list"):
-            relay.signal(mine, signal.SIGKILL)
-        with waiting(other), pytest.raises(PlatformError, match="have this argument list"):
-            relay.signal(other, signal.SIGKILL)
+            relay.signal(MINE, signal.SIGKILL)
+        with waiting(OTHER), pytest.raises(PlatformError, match="have this argument list"):
+            relay.signal(OTHER, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        pytest.param([*MINE, "unknown"], id="more"),
+        pytest.param(MINE[:-1], id="less"),
+        pytest.param([], id="none"),
+    ],
+)
+def test_unknown_program_is_not_signalled(relay: RelayClient, argv: list[str]) -> None:
+    """A process that is not one of the pod's programs gets no signal, whether or not it runs."""
+    with waiting([*MINE, "unknown"]) as process:
+        with pytest.raises(PermissionError, match="not a program of the pod"):
+            relay.signal(argv, signal.SIGKILL)
+
+        assert process.poll() is None
 
 
 @contextlib.contextmanager
@@ -552,15 +585,141 @@ def test_files_stay_below_the_root(relay: RelayClient, root: Path, path: str) ->
     assert not (root.parent / "outside").exists()
 
 
-def test_program_is_run(relay: RelayClient) -> None:
-    """A program's status and output come back; one that is not there says so."""
-    script = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+def test_one_name_of_the_root_may_be_served_alone(tmp_path: Path) -> None:
+    """With --only, the relay serves one name in its root and what is below it, and nothing else."""
+    for name in ("mine", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    with (
+        Relay("--root", str(tmp_path), "--only", "mine") as relay,
+        client_of(relay.target) as client,
+    ):
+        assert client.get("mine/file") == b"mine"
+        for path in ("other/file", "other", "mine/../other/file", "minelike", "mine/.."):
+            with pytest.raises(PermissionError, match=f"not below {tmp_path}/mine"):
+                client.remove(path)
+        client.remove("mine")
 
-    done = relay.run([sys.executable, "-c", script])
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
-    assert done == Completed(3, "out\n", "err\n")
-    with pytest.raises(FileNotFoundError, match="no-such-program"):
-        relay.run(["no-such-program"])
+
+METHODS = ("Dial", "Accept", "Ping", "Signal", "Put", "Get", "Remove", "Run", "NoSuchMethod")
+UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+
+
+def ask_plainly(target: str, method: str, *metadata: tuple[str, str]) -> grpc.StatusCode:
+    """Call a method as any gRPC client can; returns the status."""
+    address = ((program.ADDRESS, b"tcp:127.0.0.1:1"),)
+    with grpc.insecure_channel(target) as channel:
+        path = f"/{program.SERVICE}/{method}"
+        try:
+            if method in ("Dial", "Accept"):
+                stream = channel.stream_stream(path)
+                list(stream(iter([b""]), metadata=(*address, *metadata), timeout=10))
+            else:
+                channel.unary_unary(path)(b'{"path": "x"}\n', metadata=metadata, timeout=10)
+        except grpc.RpcError as error:
+            return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param((), id="none"),
+        pytest.param((("svidproof-secret", ""),), id="empty"),
+        pytest.param((("svidproof-secret", "0" * 64),), id="wrong"),
+        pytest.param((("svidproof-secret", SECRET[:-1]),), id="shorter"),
+        pytest.param((("svidproof-secret", f"{SECRET}0"),), id="longer"),
+        pytest.param((("svidproof-secret", SECRET.upper() + "x"),), id="upper-case"),
+        pytest.param((("svidproof-secret", SECRET), ("svidproof-secret", "x")), id="twice"),
+        pytest.param((("authorization", SECRET),), id="elsewhere"),
+    ],
+)
+def test_call_without_the_secret_is_unauthenticated(
+    pod: Relay, root: Path, method: str, metadata: tuple[tuple[str, str], ...]
+) -> None:
+    """No method answers a caller without the secret, not even by saying that it does not exist."""
+    assert ask_plainly(pod.target, method, *metadata) is UNAUTHENTICATED
+    assert not (root / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [
+        ("Ping", grpc.StatusCode.OK),
+        ("Dial", grpc.StatusCode.UNAVAILABLE),  # nobody listens there
+        ("Get", grpc.StatusCode.NOT_FOUND),
+        ("Run", grpc.StatusCode.UNIMPLEMENTED),
+    ],
+)
+def test_call_with_the_secret_is_answered(pod: Relay, method: str, status: grpc.StatusCode) -> None:
+    """The same calls reach their methods with the secret; there is none that runs programs."""
+    assert ask_plainly(pod.target, method, ("svidproof-secret", SECRET)) is status
+
+
+def test_secret_of_another_relay_opens_nothing() -> None:
+    """Each relay has a secret of its own."""
+    with (
+        Relay(secret=new_secret()) as relay,
+        client_of(relay.target) as client,
+        pytest.raises(PlatformError, match="the call lacks the secret of this relay"),
+    ):
+        client.ping()
+
+
+def test_refused_connection_does_not_reach_its_target(pod: Relay) -> None:
+    """Without the secret, nobody is connected to anything, and the caller's way is a failure."""
+    reached = threading.Event()
+    with (
+        client_of(pod.target, new_secret()) as client,
+        server(lambda _: reached.set()) as target,
+    ):
+        with connect(Forward(client, target).address) as sock, pytest.raises(ConnectionError):
+            sock.recv(1)
+        client.close()
+
+        assert client.failures == ["UNAUTHENTICATED: the call lacks the secret of this relay"]
+    assert not reached.is_set()
+
+
+def test_secret_is_not_on_the_command_line(pod: Relay) -> None:
+    """Whoever lists processes does not see the secret."""
+    for name in ("cmdline", "environ"):
+        assert SECRET.encode() not in Path(f"/proc/{pod.pid}/{name}").read_bytes()
+
+
+def test_secrets_are_random() -> None:
+    """Two are not the same, and each has 256 bits."""
+    made = {new_secret() for _ in range(20)}
+
+    assert len(made) == 20
+    assert {len(bytes.fromhex(secret)) for secret in made} == {32}
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        pytest.param(None, "No such file or directory", id="missing"),
+        pytest.param("{}", "has no secret of 32 characters or more", id="empty"),
+        pytest.param('{"secret": "short"}', "has no secret of 32 characters or more", id="short"),
+        pytest.param("not JSON", "Expecting value", id="text"),
+    ],
+)
+def test_relay_does_not_start_without_a_secret(
+    tmp_path: Path, content: str | None, why: str
+) -> None:
+    """An access file that is missing, or holds no secret worth the name, ends the relay."""
+    path = tmp_path / "access.json"
+    if content is not None:
+        path.write_text(content)
+    argv = [sys.executable, "-I", program.__file__, "--port", "0", "--access", str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("relay: cannot use --access: ")
+    assert why in done.stderr
 
 
 def test_no_files_without_a_root() -> None:
@@ -587,11 +746,14 @@ def test_relay_ends_at_once() -> None:
         assert relay.end() == 0
 
 
-def test_taken_port_ends_the_relay() -> None:
+def test_taken_port_ends_the_relay(tmp_path: Path) -> None:
     """A relay that cannot listen ends with one line."""
+    access = tmp_path / "access.json"
+    access.write_bytes(access_file(SECRET))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        argv = [sys.executable, program.__file__, "--port", str(port)]
+        argv = [sys.executable, "-I", program.__file__, "--port", str(port)]
+        argv += ["--access", str(access)]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10)
 
     assert done.returncode == 1

@@ -9,7 +9,6 @@ import pytest
 from svidproof import manifests
 from svidproof.platforms.base import Attestation
 from svidproof.scenario import (
-    ADMIN,
     APP,
     APP_CONTROL,
     INBOUND,
@@ -88,7 +87,7 @@ def test_whoever_is_accepted_exists(name: str) -> None:
 @pytest.mark.parametrize("name", scenario_names())
 def test_ports_of_one_workload_differ(name: str) -> None:
     """No two listeners of a workload have the same port."""
-    fixed = [INBOUND, APP, APP_CONTROL, ADMIN, WORKLOAD_API]
+    fixed = [INBOUND, APP, APP_CONTROL, WORKLOAD_API]
     for spec in load_scenario(name).workloads.values():
         others = [call.listen for call in spec.calls] + [door.port for door in spec.doors]
         ports = [*fixed, *others]

@@ -39,12 +39,17 @@ class PaperCluster:
         self.deleted: list[tuple[str, str]] = []
         self.namespaces = set(namespaces)
         self.client = None
+        self.isolates = True
 
     def apply(self, template: str, **values: object) -> list[Any]:
         """Remember what the template says."""
         bodies = [body for body in yaml.safe_load_all(render(template, **values)) if body]
         self.objects += bodies
         return [SimpleNamespace(metadata=SimpleNamespace(uid="uid")) for _ in bodies]
+
+    def apply_object(self, body: dict[str, Any]) -> None:
+        """Remember it."""
+        self.objects.append(body)
 
     def assert_free(self, name: str) -> None:
         """Refuse what is somebody else's."""
@@ -202,7 +207,8 @@ def test_driver_of_a_node_is_beside_its_agent(cluster: PaperCluster, tmp_path: P
     pod = cluster.made("Pod")["d"]
     assert pod["metadata"]["namespace"] == "demo-spire"
     assert NODES[1].name in yaml.safe_dump(pod["spec"]["affinity"])
-    paths = {v["name"]: v["hostPath"]["path"] for v in pod["spec"]["volumes"]}
+    volumes = [v for v in pod["spec"]["volumes"] if v["name"] != "access"]
+    paths = {v["name"]: v["hostPath"]["path"] for v in volumes}
     assert paths["sockets"] == f"/run/svidproof/{RUN}"
     assert paths["csi"] == "/var/lib/kubelet/plugins/x.csi"
     driver, registrar, relay = pod["spec"]["containers"]

@@ -66,7 +66,7 @@ def cluster(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A tenant's view of it, from a machine of its own."""
     monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
     made = object.__new__(TenantCluster)
-    made.core = server
+    made.core = made.networking = server
     monkeypatch.setattr(made, "resource_of", lambda _body: server)
     monkeypatch.setattr(Cluster, "apply_object", lambda _self, _body: "applied")
     return made
@@ -121,7 +121,19 @@ def test_only_the_runs_own_is_removed(cluster: TenantCluster, server: Server) ->
     cluster.delete_all_of("run1", ["mine", "mine"])
 
     kinds = ["pod", "service", "secret", "config_map", "service_account"]
+    kinds += ["network_policy"]
     assert server.deleted == [(kind, "mine", "svidproof.dev/run=run1") for kind in kinds]
+
+
+def test_tenant_without_the_right_removes_no_network_policies(
+    cluster: TenantCluster, server: Server
+) -> None:
+    """Where a run may make none, it does not ask to remove any."""
+    cluster.isolates = False
+
+    cluster.delete_all_of("run1", ["mine"])
+
+    assert "network_policy" not in {kind for kind, _, _ in server.deleted}
 
 
 def test_what_killed_runs_left_is_removed(cluster: TenantCluster, server: Server) -> None:
