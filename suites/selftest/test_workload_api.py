@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from svidproof import certificates, workload_api
+from svidproof import certificates
 from svidproof.credentials import Authority, Credential, Template
 from svidproof.workload_api import (
     METHODS,
