@@ -60,6 +60,14 @@ Spoil = Callable[..., Evidence]
 Command = Callable[..., tuple[int, str, str]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Turn warnings into errors, in the suite's own tests only: see `svidproof.child`."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.filterwarnings("error"))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Take the tests' temporary files away at the end: pytest keeps those of three runs."""

@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
+from svidproof.faults import only
 from svidproof.sds import fetch_secrets
 from svidproof.watch.timeline import spiffe_ids
 from svidproof.workload_api import Answer, X509Stream, fetch_x509
@@ -80,7 +81,7 @@ def test_no_svid_outlives_its_signer(api: Testbed) -> None:
     ):
         answer = _await(target, "OK", lambda a: a.code is grpc.StatusCode.OK)
 
-    [svid] = answer.svids
+    svid = only(answer.svids, "SVID")
     leaf, *above = svid.chain
     ends = min(c.not_valid_after_utc for c in (*above, *svid.bundle))
     assert leaf.not_valid_after_utc <= ends, (

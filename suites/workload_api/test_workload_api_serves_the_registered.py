@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof.faults import only
 from svidproof.watch import Observation, Source
 from svidproof.watch.observation import LAG, WANTED
 from svidproof.watch.timeline import spiffe_ids
@@ -35,7 +36,7 @@ def test_registered_process_gets_its_svid(api: Testbed, name: str, saw: Saw) -> 
     took = time.monotonic() - start
     ids = [svid.spiffe_id for svid in answer.svids]
     assert ids == [workload.spiffe_id], f"{name} got: {answer}"
-    [svid] = answer.svids
+    svid = only(answer.svids, "SVID")
     assert spiffe_ids(svid.chain[0]) == [workload.spiffe_id], "the leaf does not come first"
     assert not svid.flaws(), svid.flaws()[0]
     assert set(svid.bundle) == api.trust_bundle, f"{len(svid.bundle)} authorities in the bundle"
