@@ -24,9 +24,9 @@ Spoil = Callable[..., Evidence]
 Edit = Callable[[dict[str, Any]], object]
 NOW = datetime(2026, 5, 1, 13, 0, tzinfo=UTC)
 CHECKS = {
-    "ONE-1": ["a/test_a.py::test_a", "a/test_c.py::test_c"],
-    "ONE-2": ["a/test_b.py::test_b[x]", "a/test_b.py::test_b[lax]"],
-    "TWO-1": ["a/test_c.py::test_c"],
+    "ONE-1": {"a/test_a.py::test_a": "It does", "a/test_c.py::test_c": "It does"},
+    "ONE-2": {"a/test_b.py::test_b[x]": "It does", "a/test_b.py::test_b[lax]": "It does"},
+    "TWO-1": {"a/test_c.py::test_c": "It does"},
 }
 CORE = Policy(("core",), NOW, CHECKS)
 
@@ -274,7 +274,7 @@ def test_report_of_a_bad_run_is_refused(
     [
         pytest.param("envoy=1.39.0", "envoy 1.40.0 was under test", id="other-version"),
         pytest.param("spire=1.15", "spire-server 1.15.3 was under test", id="not-a-prefix"),
-        pytest.param("istio=1", "no component istio", id="unknown"),
+        pytest.param("registry=1", "no component registry", id="not-there"),
         pytest.param("platform=kind", "its platform is local, kind is expected", id="platform"),
     ],
 )
