@@ -1,5 +1,6 @@
 """The gate: `svidproof verify` on one report or a whole matrix, told to people and to programs."""
 
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -229,6 +230,99 @@ class TestMatrix:
         assert code == 1
         assert "refused: its digest does not match" in out
         assert "refused: there is no report of platform=local, spire=1.15.2" in out
+
+    def test_one_report_stands_for_one_combination(self, verify: Command, store: Store) -> None:
+        """That it fits several is no reason to run fewer."""
+        above = store("0")
+
+        code, out, _ = verify(above, "--matrix", "envoy=1.40.0", "--matrix", "spire=1.15.3")
+
+        assert code == 1
+        assert (
+            "\nrefused: there is no report of its own of spire=1.15.3: "
+            f"{above}/svidproof-0/run/report.json stands for envoy=1.40.0\n"
+        ) in out
+
+    def test_each_report_stands_where_it_is_needed(self, verify: Command, store: Store) -> None:
+        """The one that fits two combinations leaves the other its own."""
+        store("0")
+        above = store("1", spire="1.15.2")
+
+        code, out, _ = verify(above, "--matrix", "envoy=1.40.0", "--matrix", "spire=1.15.3")
+
+        assert code == 0, out
+
+
+class TestOneRun:
+    """A run has one report."""
+
+    def test_copy_is_refused(self, verify: Command, store: Store) -> None:
+        """Both: neither says which cell was really run."""
+        above = store("0")
+        first = above / "svidproof-0" / "run" / "report.json"
+        second = above / "svidproof-1" / "report.json"
+        second.parent.mkdir()
+        second.write_bytes(first.read_bytes())
+
+        code, out, _ = verify(above)
+
+        assert code == 1
+        told = "refused: there are two reports of one run"
+        assert f"{first}: {told}: {second} is of run run-0, too\n" in out
+        assert f"{second}: {told}: {first} is of run run-0, too\n" in out
+
+    def test_copy_with_another_message_is_refused(
+        self, verify: Command, store: Store, good: Evidence
+    ) -> None:
+        """By the run's name."""
+        store("0")
+        above = store("1", evidence=replace(good, run=replace(good.run, command="svidproof x")))
+        path = above / "svidproof-1" / "run" / "report.json"
+        edited = json.loads(path.read_text())
+        edited["run"]["id"] = "run-0"
+        edited["digest"] = build.digest(edited)
+        path.write_text(json.dumps(edited))
+
+        code, out, _ = verify(above)
+
+        assert (code, out.count("two reports of one run")) == (1, 2)
+
+
+def test_accepted_files_are_listed_by_their_digests(
+    verify: Command, store: Store, good: Evidence, tmp_path: Path
+) -> None:
+    """Of the bytes that were judged, for whoever signs them; none if one is refused."""
+    path = store("0") / "svidproof-0" / "run" / "report.json"
+    sums = tmp_path / "sums"
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    code, out, _ = verify(path, "--format", "json", "--checksums", sums)
+
+    assert code == 0
+    (listed,) = json.loads(out)["reports"]
+    assert (listed["path"], listed["accepted"], listed["sha256"]) == (str(path), True, sha256)
+    assert sums.read_text() == f"{sha256}  {path}\n"
+
+    above = store("1", evidence=failing(good))
+    code, out, _ = verify(above, "--format", "json", "--checksums", sums)
+
+    assert code == 1
+    assert [r["accepted"] for r in json.loads(out)["reports"]] == [True, False]
+    assert sums.read_text() == ""
+
+
+def test_subject_is_that_of_each_report(verify: Command, store: Store, good: Evidence) -> None:
+    """One of another commit, and one of none, are refused."""
+    for job, subject in (("0", "commit-a"), ("1", "commit-b"), ("2", None)):
+        run = replace(good.run, subject=subject)
+        above = store(job, evidence=replace(good, run=run))
+
+    code, out, _ = verify(above, "--subject", "commit-a")
+
+    assert code == 1
+    assert "svidproof-0/run/report.json: accepted" in out
+    assert "svidproof-1/run/report.json: refused: its subject is commit-b, commit-a is" in out
+    assert "svidproof-2/run/report.json: refused: it has no subject, commit-a is expected" in out
 
 
 def decision(
