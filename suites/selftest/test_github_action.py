@@ -1,5 +1,6 @@
 """action.yml and the workflows: the shell of each step is run as it stands, and both agree."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -59,6 +60,21 @@ class Ended:
     log: str
 
 
+def outputs_of(text: str) -> dict[str, str]:
+    """What a step wrote to GITHUB_OUTPUT: values of one line, and of several up to their end."""
+    outputs: dict[str, str] = {}
+    lines = text.splitlines()
+    while lines:
+        name, several, end = lines[0].partition("<<")
+        if several:
+            last = lines.index(end, 1)
+            outputs[name] = "\n".join(lines[1:last])
+            del lines[: last + 1]
+        else:
+            name, _, outputs[name] = lines.pop(0).partition("=")
+    return outputs
+
+
 class Runner:
     """Runs steps of action.yml as GitHub's runner does, in a directory of its own."""
 
@@ -95,8 +111,7 @@ class Runner:
             text=True,
             check=False,
         )
-        lines = files["GITHUB_OUTPUT"].read_text().splitlines()
-        outputs = dict(line.split("=", 1) for line in lines)
+        outputs = outputs_of(files["GITHUB_OUTPUT"].read_text())
         summary = files["GITHUB_STEP_SUMMARY"].read_text()
         return Ended(done.returncode, outputs, summary, done.stdout)
 
@@ -232,11 +247,14 @@ def test_verify_judges_what_was_downloaded(runner: Runner, installed: dict[str, 
     bad = runner.run("verify", {**context, "inputs.args": f"{age}\n{matrix}/1.39.3"})
     nothing = runner.run("verify", {**context, "inputs.verify": "--help"})
 
-    assert (good.code, good.outputs) == (0, {"exit-code": "0"}), good.log
+    report = runner.home / "reports" / "job-0" / "report.json"
+    sha256 = hashlib.sha256(report.read_bytes()).hexdigest()
+    accepted = f"{sha256}  reports/job-0/report.json"
+    assert (good.code, good.outputs) == (0, {"exit-code": "0", "accepted": accepted}), good.log
     assert good.summary.startswith("### svidproof: release accepted\n")
     assert "| reports/job-0 | local | 1.15.3 | 1.40.0 | core: pass | accepted |" in good.summary
     assert good.log == good.summary, "the log says the same"
-    assert (bad.code, bad.outputs["exit-code"]) == (1, "1")
+    assert (bad.code, bad.outputs) == (1, {"exit-code": "1", "accepted": ""})
     assert "- there is no report of envoy=1.39.3" in bad.summary
     assert nothing.code == 2
 
@@ -269,6 +287,33 @@ def test_gate_asks_for_what_the_matrix_runs() -> None:
     assert run["profile"] == gate["profile"]
     assert {c["spire"] for c in ran} <= set(tools["spire-module"]["versions"])
     assert {c["envoy"] for c in ran} <= set(tools["envoy-wheel"]["versions"])
+
+
+def test_what_the_gate_accepted_is_signed_and_nothing_else() -> None:
+    """By digests that the gate's job hands on: no file of other jobs is there to be signed."""
+    jobs = read(WORKFLOWS / "conformance.yml")["jobs"]
+    (step,) = jobs["attest"]["steps"]
+    gate = next(s for s in jobs["gate"]["steps"] if s.get("id") == "gate")
+
+    assert jobs["attest"]["needs"] == "gate"
+    assert step["uses"].partition("@")[0] == "actions/attest"
+    assert step["with"] == {"subject-checksums": "${{ needs.gate.outputs.accepted }}"}
+    assert jobs["gate"]["outputs"] == {"accepted": "${{ steps.gate.outputs.accepted }}"}
+    assert gate["uses"] == "./"
+    assert gate["with"]["verify"] == "reports"
+
+
+def test_gate_asks_for_the_subject_that_runs_are_given() -> None:
+    """The commit: a report of another one, however young, is refused."""
+    jobs = read(WORKFLOWS / "conformance.yml")["jobs"]
+    subjects = [
+        {line for line in step["with"]["args"].splitlines() if line.startswith("--subject=")}
+        for name in ("conformance", "gate")
+        for step in jobs[name]["steps"]
+        if step["uses"] == "./"
+    ]
+
+    assert subjects == [{"--subject=${{ github.repository }}@${{ github.sha }}"}] * 2
 
 
 def test_workflows_use_the_inputs_that_there_are() -> None:
