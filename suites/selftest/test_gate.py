@@ -1,62 +1,42 @@
 """The gate: `svidproof verify` on one report or a whole matrix, told to people and to programs."""
 
+import hashlib
 import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from svidproof import catalogue as catalogues
-from svidproof import child, listing
+from svidproof import listing
 from svidproof.outcome import Result
 from svidproof.report import build, gate_text, publish, read
 from svidproof.report.expectation import parse_matrices
 from svidproof.report.gate import Decision, decide
-from svidproof.report.model import Check, Component, Evidence, Run
+from svidproof.report.model import Evidence
 from svidproof.report.verify import Policy
+
+from . import wholes
+from .wholes import REAL, Checks
 
 Command = Callable[..., tuple[int, str, str]]
 Store = Callable[..., Path]
-REAL = catalogues.read(child.suites() / "catalogue.toml")
-VERSIONS = {"spire-server": "1.15.3", "spire-agent": "1.15.3", "envoy": "1.40.0"}
 
 
 @pytest.fixture(scope="module")
-def checks() -> dict[str, list[str]]:
-    """The checks of the suite itself, by requirement."""
+def checks() -> Checks:
+    """What the checks of the suite itself claim, by requirement."""
     return listing.by_requirement()
 
 
 @pytest.fixture
-def good(checks: dict[str, list[str]]) -> Evidence:
-    """A run, made just now, of everything in profile core, in which all passes."""
-    ids = tuple(r.id for r in REAL.of_profile("core"))
-    proves: dict[str, tuple[str, ...]] = {}
-    for requirement in ids:
-        for check in checks[requirement]:
-            proves[check] = (*proves.get(check, ()), requirement)
-    now = datetime.now(UTC)
-    return Evidence(
-        run=Run(
-            id="run-1",
-            started=now - timedelta(minutes=2),
-            finished=now - timedelta(minutes=1),
-            platform="local",
-            profiles=("core",),
-            command="svidproof run",
-            timing="brisk",
-        ),
-        components=tuple(Component(n, v, "release", "a" * 64) for n, v in VERSIONS.items()),
-        requirements=ids,
-        checks=tuple(
-            Check(check, proved, "It does", Result.PASS, 0.001) for check, proved in proves.items()
-        ),
-    )
+def good(checks: Checks) -> Evidence:
+    """A run, made just now, of everything in profile core, in which all is as it should be."""
+    return wholes.sound(checks)
 
 
 @pytest.fixture
@@ -64,24 +44,19 @@ def store(tmp_path: Path, good: Evidence) -> Store:
     """Puts a report where a job's artifact would be; returns the directory of all of them."""
 
     def put(job: str, *, evidence: Evidence = good, **versions: str) -> Path:
-        components = tuple(
-            replace(c, version=versions.get(c.name.partition("-")[0], c.version))
-            for c in evidence.components
-        )
-        run = replace(evidence.run, platform=versions.get("platform", evidence.run.platform))
+        of = wholes.of_versions(evidence, **versions)
+        platform = versions.get("platform", evidence.run.platform)
+        run = replace(evidence.run, platform=platform, id=f"run-{job}")
         directory = tmp_path / "reports" / f"svidproof-{job}" / "run"
         directory.mkdir(parents=True)
-        made = replace(evidence, components=components, run=run)
-        publish.publish(build.build(made, REAL), directory)
+        publish.publish(build.build(replace(of, run=run), REAL), directory)
         return tmp_path / "reports"
 
     return put
 
 
 @pytest.fixture
-def verify(
-    svidproof: Command, monkeypatch: pytest.MonkeyPatch, checks: dict[str, list[str]]
-) -> Command:
+def verify(svidproof: Command, monkeypatch: pytest.MonkeyPatch, checks: Checks) -> Command:
     """Runs `svidproof verify`."""
     # Collected once for all tests: it takes seconds.
     monkeypatch.setattr(listing, "by_requirement", lambda: checks)
@@ -156,14 +131,19 @@ def test_nothing_to_read_is_no_success(verify: Command, tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
-def test_nothing_is_looked_for_below_a_report(store: Store) -> None:
-    """What a run keeps beside its report is not a report of its own."""
+def test_report_below_a_report_is_judged(verify: Command, store: Store, good: Evidence) -> None:
+    """A good report does not hide a bad one."""
     above = store("0")
     kept = above / "svidproof-0" / "run" / "kept"
     kept.mkdir()
-    (kept / "report.json").write_text("{}")
+    run = replace(good.run, id="run-kept")
+    publish.publish(build.build(replace(failing(good), run=run), REAL), kept)
 
-    assert read.find([str(above)]) == [kept.parent / "report.json"]
+    code, out, _ = verify(above)
+
+    assert code == 1
+    assert f"{kept}/report.json: refused: HANDSHAKE-4 is fail\n" in out
+    assert out.endswith("\nrefused: 1 of 2 reports refused\n")
 
 
 def test_directory_that_cannot_be_seen_is_not_passed_over(
@@ -243,7 +223,7 @@ class TestMatrix:
     def test_edited_report_stands_for_nothing(self, verify: Command, matrix: Path) -> None:
         """Nobody knows of what it was."""
         path = matrix / "svidproof-1" / "run" / "report.json"
-        path.write_text(path.read_text().replace("run-1", "run-2"))
+        path.write_text(path.read_text().replace("run-1", "run-9"))
 
         code, out, _ = verify(matrix, *self.MATRIX, *self.KIND)
 
@@ -251,10 +231,103 @@ class TestMatrix:
         assert "refused: its digest does not match" in out
         assert "refused: there is no report of platform=local, spire=1.15.2" in out
 
+    def test_one_report_stands_for_one_combination(self, verify: Command, store: Store) -> None:
+        """That it fits several is no reason to run fewer."""
+        above = store("0")
+
+        code, out, _ = verify(above, "--matrix", "envoy=1.40.0", "--matrix", "spire=1.15.3")
+
+        assert code == 1
+        assert (
+            "\nrefused: there is no report of its own of spire=1.15.3: "
+            f"{above}/svidproof-0/run/report.json stands for envoy=1.40.0\n"
+        ) in out
+
+    def test_each_report_stands_where_it_is_needed(self, verify: Command, store: Store) -> None:
+        """The one that fits two combinations leaves the other its own."""
+        store("0")
+        above = store("1", spire="1.15.2")
+
+        code, out, _ = verify(above, "--matrix", "envoy=1.40.0", "--matrix", "spire=1.15.3")
+
+        assert code == 0, out
+
+
+class TestOneRun:
+    """A run has one report."""
+
+    def test_copy_is_refused(self, verify: Command, store: Store) -> None:
+        """Both: neither says which cell was really run."""
+        above = store("0")
+        first = above / "svidproof-0" / "run" / "report.json"
+        second = above / "svidproof-1" / "report.json"
+        second.parent.mkdir()
+        second.write_bytes(first.read_bytes())
+
+        code, out, _ = verify(above)
+
+        assert code == 1
+        told = "refused: there are two reports of one run"
+        assert f"{first}: {told}: {second} is of run run-0, too\n" in out
+        assert f"{second}: {told}: {first} is of run run-0, too\n" in out
+
+    def test_copy_with_another_message_is_refused(
+        self, verify: Command, store: Store, good: Evidence
+    ) -> None:
+        """By the run's name."""
+        store("0")
+        above = store("1", evidence=replace(good, run=replace(good.run, command="svidproof x")))
+        path = above / "svidproof-1" / "run" / "report.json"
+        edited = json.loads(path.read_text())
+        edited["run"]["id"] = "run-0"
+        edited["digest"] = build.digest(edited)
+        path.write_text(json.dumps(edited))
+
+        code, out, _ = verify(above)
+
+        assert (code, out.count("two reports of one run")) == (1, 2)
+
+
+def test_accepted_files_are_listed_by_their_digests(
+    verify: Command, store: Store, good: Evidence, tmp_path: Path
+) -> None:
+    """Of the bytes that were judged, for whoever signs them; none if one is refused."""
+    path = store("0") / "svidproof-0" / "run" / "report.json"
+    sums = tmp_path / "sums"
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+
+    code, out, _ = verify(path, "--format", "json", "--checksums", sums)
+
+    assert code == 0
+    (listed,) = json.loads(out)["reports"]
+    assert (listed["path"], listed["accepted"], listed["sha256"]) == (str(path), True, sha256)
+    assert sums.read_text() == f"{sha256}  {path}\n"
+
+    above = store("1", evidence=failing(good))
+    code, out, _ = verify(above, "--format", "json", "--checksums", sums)
+
+    assert code == 1
+    assert [r["accepted"] for r in json.loads(out)["reports"]] == [True, False]
+    assert sums.read_text() == ""
+
+
+def test_subject_is_that_of_each_report(verify: Command, store: Store, good: Evidence) -> None:
+    """One of another commit, and one of none, are refused."""
+    for job, subject in (("0", "commit-a"), ("1", "commit-b"), ("2", None)):
+        run = replace(good.run, subject=subject)
+        above = store(job, evidence=replace(good, run=run))
+
+    code, out, _ = verify(above, "--subject", "commit-a")
+
+    assert code == 1
+    assert "svidproof-0/run/report.json: accepted" in out
+    assert "svidproof-1/run/report.json: refused: its subject is commit-b, commit-a is" in out
+    assert "svidproof-2/run/report.json: refused: it has no subject, commit-a is expected" in out
+
 
 def decision(
     above: Path,
-    checks: dict[str, list[str]],
+    checks: Checks,
     *matrix: str,
     catalogue: Any = REAL,  # noqa: ANN401
 ) -> Decision:
@@ -274,7 +347,7 @@ class TestForms:
     """Lines for people, Markdown for a job's summary, JSON for programs."""
 
     def test_markdown_has_a_verdict_and_a_row_for_each_report(
-        self, store: Store, good: Evidence, checks: dict[str, list[str]]
+        self, store: Store, good: Evidence, checks: Checks
     ) -> None:
         """Versions in columns, and the first reason."""
         store("0")
@@ -304,9 +377,7 @@ class TestForms:
         reasons = lines[lines.index("<details><summary>All reasons</summary>") :]
         assert len([line for line in reasons if "svidproof-1/run: " in line]) == 3
 
-    def test_markdown_of_a_good_release_says_so(
-        self, store: Store, checks: dict[str, list[str]]
-    ) -> None:
+    def test_markdown_of_a_good_release_says_so(self, store: Store, checks: Checks) -> None:
         """In its first lines."""
         lines = shown(decision(store("0"), checks), "markdown").splitlines()
 
@@ -314,7 +385,7 @@ class TestForms:
         assert lines[2] == "profile core holds in 1 report"
 
     def test_no_report_gets_out_of_its_cell(
-        self, store: Store, good: Evidence, checks: dict[str, list[str]]
+        self, store: Store, good: Evidence, checks: Checks
     ) -> None:
         """Whoever uploads a report does not write the summary, nor to the terminal."""
         run = replace(good.run, sabotage="|\n# accepted <b>\x1b[2J")
@@ -325,9 +396,7 @@ class TestForms:
         assert "\x1b" not in shown(decided, "table")
         assert len(shown(decided, "table").splitlines()) == 1
 
-    def test_json_is_for_programs(
-        self, store: Store, good: Evidence, checks: dict[str, list[str]]
-    ) -> None:
+    def test_json_is_for_programs(self, store: Store, good: Evidence, checks: Checks) -> None:
         """Everything, by names that stay."""
         store("0")
         answer = json.loads(shown(decision(store("1", evidence=failing(good)), checks), "json"))

@@ -1,5 +1,6 @@
 """action.yml and the workflows: the shell of each step is run as it stands, and both agree."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -19,13 +20,12 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from svidproof import catalogue as catalogues
-from svidproof import child, listing
+from svidproof import listing
 from svidproof.manifests import data_root
-from svidproof.outcome import Result
 from svidproof.report import build, publish
 from svidproof.report.expectation import parse_matrices
-from svidproof.report.model import Check, Component, Evidence
+
+from . import wholes
 
 ROOT = data_root()
 WORKFLOWS = ROOT / ".github" / "workflows"
@@ -61,6 +61,21 @@ class Ended:
     outputs: dict[str, str]
     summary: str
     log: str
+
+
+def outputs_of(text: str) -> dict[str, str]:
+    """What a step wrote to GITHUB_OUTPUT: values of one line, and of several up to their end."""
+    outputs: dict[str, str] = {}
+    lines = text.splitlines()
+    while lines:
+        name, several, end = lines[0].partition("<<")
+        if several:
+            last = lines.index(end, 1)
+            outputs[name] = "\n".join(lines[1:last])
+            del lines[: last + 1]
+        else:
+            name, _, outputs[name] = lines.pop(0).partition("=")
+    return outputs
 
 
 class Runner:
@@ -99,8 +114,7 @@ class Runner:
             text=True,
             check=False,
         )
-        lines = files["GITHUB_OUTPUT"].read_text().splitlines()
-        outputs = dict(line.split("=", 1) for line in lines)
+        outputs = outputs_of(files["GITHUB_OUTPUT"].read_text())
         summary = files["GITHUB_STEP_SUMMARY"].read_text()
         return Ended(done.returncode, outputs, summary, done.stdout)
 
@@ -237,38 +251,31 @@ def test_summary_of_no_report_says_so(
     assert told in ended.summary
 
 
-def artifact(home: Path, evidence: Evidence, job: str, result: Result = Result.PASS) -> None:
+def artifact(home: Path, job: str) -> None:
     """Put a report of everything in profile core where a job's artifact is downloaded to."""
-    real = catalogues.read(child.suites() / "catalogue.toml")
-    checks: dict[str, tuple[str, ...]] = {}
-    for requirement, known in listing.by_requirement().items():
-        if "core" in real[requirement].profiles:
-            checks |= {i: (*checks.get(i, ()), requirement) for i in known}
-    told = tuple(Check(i, proved, "It does", result, 0.1) for i, proved in checks.items())
-    ids = tuple(r.id for r in real.of_profile("core"))
-    made = Evidence(evidence.run, (Component("envoy", "1.40.0", "x", "a" * 64),), ids, told)
     directory = home / "reports" / job
     directory.mkdir(parents=True)
-    publish.publish(build.build(made, real), directory)
+    publish.publish(build.build(wholes.sound(listing.by_requirement()), wholes.REAL), directory)
 
 
-def test_verify_judges_what_was_downloaded(
-    runner: Runner, installed: dict[str, str], evidence: Evidence
-) -> None:
+def test_verify_judges_what_was_downloaded(runner: Runner, installed: dict[str, str]) -> None:
     """Its verdict is the step's, its table the job's summary; a job that did not tell is missed."""
-    artifact(runner.home, evidence, "job-0")
+    artifact(runner.home, "job-0")
     context = {**installed, "inputs.verify": "reports"}
-    age, matrix = "--max-age=99999d", "--matrix=envoy=1.40.0"
+    age, matrix = "--max-age=1h", "--matrix=envoy=1.40.0"
 
     good = runner.run("verify", {**context, "inputs.args": f"{age}\n{matrix}"})
     bad = runner.run("verify", {**context, "inputs.args": f"{age}\n{matrix}/1.39.3"})
     nothing = runner.run("verify", {**context, "inputs.verify": "--help"})
 
-    assert (good.code, good.outputs) == (0, {"exit-code": "0"}), good.log
+    report = runner.home / "reports" / "job-0" / "report.json"
+    sha256 = hashlib.sha256(report.read_bytes()).hexdigest()
+    accepted = f"{sha256}  reports/job-0/report.json"
+    assert (good.code, good.outputs) == (0, {"exit-code": "0", "accepted": accepted}), good.log
     assert good.summary.startswith("### svidproof: release accepted\n")
-    assert "| reports/job-0 | local | 1.40.0 | core: pass | accepted |" in good.summary
+    assert "| reports/job-0 | local | 1.15.3 | 1.40.0 | core: pass | accepted |" in good.summary
     assert good.log == good.summary, "the log says the same"
-    assert (bad.code, bad.outputs["exit-code"]) == (1, "1")
+    assert (bad.code, bad.outputs) == (1, {"exit-code": "1", "accepted": ""})
     assert "- there is no report of envoy=1.39.3" in bad.summary
     assert nothing.code == 2
 
@@ -301,6 +308,33 @@ def test_gate_asks_for_what_the_matrix_runs() -> None:
     assert run["profile"] == gate["profile"]
     assert {c["spire"] for c in ran} <= set(tools["spire-module"]["versions"])
     assert {c["envoy"] for c in ran} <= set(tools["envoy-wheel"]["versions"])
+
+
+def test_what_the_gate_accepted_is_signed_and_nothing_else() -> None:
+    """By digests that the gate's job hands on: no file of other jobs is there to be signed."""
+    jobs = read(WORKFLOWS / "conformance.yml")["jobs"]
+    (step,) = jobs["attest"]["steps"]
+    gate = next(s for s in jobs["gate"]["steps"] if s.get("id") == "gate")
+
+    assert jobs["attest"]["needs"] == "gate"
+    assert step["uses"].partition("@")[0] == "actions/attest"
+    assert step["with"] == {"subject-checksums": "${{ needs.gate.outputs.accepted }}"}
+    assert jobs["gate"]["outputs"] == {"accepted": "${{ steps.gate.outputs.accepted }}"}
+    assert gate["uses"] == "./"
+    assert gate["with"]["verify"] == "reports"
+
+
+def test_gate_asks_for_the_subject_that_runs_are_given() -> None:
+    """The commit: a report of another one, however young, is refused."""
+    jobs = read(WORKFLOWS / "conformance.yml")["jobs"]
+    subjects = [
+        {line for line in step["with"]["args"].splitlines() if line.startswith("--subject=")}
+        for name in ("conformance", "gate")
+        for step in jobs[name]["steps"]
+        if step["uses"] == "./"
+    ]
+
+    assert subjects == [{"--subject=${{ github.repository }}@${{ github.sha }}"}] * 2
 
 
 def test_workflows_use_the_inputs_that_there_are() -> None:

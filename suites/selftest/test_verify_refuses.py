@@ -1,6 +1,7 @@
 """`svidproof verify` accepts a sound report, and refuses each way in which one can be unsound."""
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,20 +14,24 @@ from svidproof.outcome import Result
 from svidproof.report import build, read
 from svidproof.report.expectation import (
     Expectation,
+    parse_all,
     parse_expectation,
     parse_matrices,
     parse_matrix,
+    unmet,
 )
 from svidproof.report.model import Component, Evidence
 from svidproof.report.verify import Policy, parse_age, refusals
+
+from .conftest import CATALOGUE
 
 Spoil = Callable[..., Evidence]
 Edit = Callable[[dict[str, Any]], object]
 NOW = datetime(2026, 5, 1, 13, 0, tzinfo=UTC)
 CHECKS = {
-    "ONE-1": ["a/test_a.py::test_a", "a/test_c.py::test_c"],
-    "ONE-2": ["a/test_b.py::test_b[x]", "a/test_b.py::test_b[lax]"],
-    "TWO-1": ["a/test_c.py::test_c"],
+    "ONE-1": {"a/test_a.py::test_a": "It does", "a/test_c.py::test_c": "It does"},
+    "ONE-2": {"a/test_b.py::test_b[x]": "It does", "a/test_b.py::test_b[lax]": "It does"},
+    "TWO-1": {"a/test_c.py::test_c": "It does"},
 }
 CORE = Policy(("core",), NOW, CHECKS)
 
@@ -215,6 +220,126 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
             "another catalogue: 000000000000",
             id="foreign",
         ),
+        pytest.param(
+            lambda r: r["suite"].update(files_sha256="0" * 64),
+            "another svidproof made it: its files are 000000000000, here are ",
+            id="other-files",
+        ),
+        pytest.param(
+            lambda r: r["suite"].pop("files_sha256"),
+            "it does not say by which files of svidproof it was made",
+            id="no-files",
+        ),
+        pytest.param(
+            lambda r: r["run"].update(environment="no disk"),
+            "its environment kept checks from being made: no disk",
+            id="environment",
+        ),
+        pytest.param(
+            lambda r: r["run"].update(platform="mars"), "its platform is mars", id="no-platform"
+        ),
+        pytest.param(
+            lambda r: r["run"].update(timing="lunar"), "its timing is lunar", id="no-timing"
+        ),
+        pytest.param(
+            lambda r: r["run"].update(finished=r["run"]["started"], duration_s=0),
+            "its run took no time, so nothing ran",
+            id="no-time-at-all",
+        ),
+        pytest.param(
+            lambda r: r["run"].update(duration_s=41.0),
+            "its run took 41.0 s, but 40.000 s lie between its begin and its end",
+            id="other-duration",
+        ),
+        pytest.param(
+            lambda r: first(r)["checks"][0].update(duration_s=1e9),
+            "its checks took 1000000000.600 s together, its run only 40.0 s",
+            id="checks-longer-than-the-run",
+        ),
+        pytest.param(
+            lambda r: first(r)["checks"][0].update(duration_s=1e308),
+            "its run only 40.0 s",
+            id="checks-for-ever",
+        ),
+        pytest.param(
+            lambda r: first(r)["checks"][0].update(duration_s=5e-324),
+            "ONE-1 has checks that took no time, so they did not run: a/test_a.py::test_a",
+            id="denormal-duration",
+        ),
+        pytest.param(
+            lambda r: first(r)["checks"][0].update(claim="It may"),
+            "ONE-1 has checks that claim something else in this svidproof: a/test_a.py::test_a",
+            id="claim",
+        ),
+        pytest.param(
+            lambda r: first(r).update(source="hearsay"),
+            "ONE-1 is told otherwise than in the catalogue: source",
+            id="source",
+        ),
+        pytest.param(
+            lambda r: r["requirements"][2].update(profile="more"),
+            "TWO-1 is told otherwise than in the catalogue: profile",
+            id="home-profile",
+        ),
+        pytest.param(
+            lambda r: r["requirements"].reverse(),
+            "its requirements are not in the order of the catalogue",
+            id="order",
+        ),
+        pytest.param(
+            lambda r: first(r)["checks"][0].update(deviation="envoy-lax"),
+            "ONE-1: a/test_a.py::test_a is pass, so it cannot show deviation envoy-lax",
+            id="deviation-of-a-pass",
+        ),
+        pytest.param(
+            lambda r: (
+                r["requirements"][1]["checks"][1].update(outcome="pass", deviation=None),
+                r["requirements"][1].update(result="pass"),
+                r["deviations"].clear(),
+            ),
+            "ONE-2: a/test_b.py::test_b[lax] passes though deviation envoy-lax is known of the",
+            id="unexpected-pass",
+        ),
+        pytest.param(
+            lambda r: r["requirements"][1]["checks"][1].update(deviation=None),
+            "ONE-2: a/test_b.py::test_b[lax] does not say which deviation it shows",
+            id="deviation-unnamed",
+        ),
+        pytest.param(
+            lambda r: r["deviations"][0].update(reason="it is tolerable"),
+            "its deviations are not those that its checks met",
+            id="deviation-told-otherwise",
+        ),
+        pytest.param(
+            lambda r: r["deviations"].append({**r["deviations"][0], "id": "envoy-worse"}),
+            "its deviations are not those that its checks met",
+            id="deviation-added",
+        ),
+        pytest.param(
+            lambda r: first(r)["checks"][0].update(artifacts="artifacts/a"),
+            "ONE-1 has checks that passed and left evidence of a failure",
+            id="evidence-of-a-pass",
+        ),
+        pytest.param(
+            lambda r: r["components"][2].update(name="istio"),
+            "components that this svidproof does not test: istio",
+            id="strange-component",
+        ),
+        pytest.param(
+            lambda r: r["components"].pop(1),
+            "it does not say which spire-agent was under test",
+            id="no-agent",
+        ),
+        pytest.param(
+            lambda r: r["components"].append(r["components"][0]),
+            "it tells several times of spire-server",
+            id="component-repeated",
+        ),
+        pytest.param(
+            lambda r: r["components"][0].update(sha256=""),
+            "it does not say which binary of spire-server was under test: no sha256",
+            id="no-digest",
+        ),
     ],
 )
 def test_forged_report_contradicts_itself(
@@ -269,13 +394,92 @@ def test_report_of_a_bad_run_is_refused(
     assert because in problems
 
 
+def test_deviation_of_an_extended_requirement_is_the_catalogues(
+    evidence: Evidence, catalogue: Catalogue
+) -> None:
+    """It need not hold; but what it is excused with must be true, whatever profile is asked for."""
+    invented = replace(catalogue.deviations[0], id="envoy-tired", requirement="TWO-1", check="*")
+    checks = tuple(
+        replace(c, result=Result.KNOWN_DEVIATION, deviation=invented)
+        if c.requirements[0] == "TWO-1"
+        else c
+        for c in evidence.checks
+    )
+    more = replace(catalogue, deviations=(*catalogue.deviations, invented))
+    run = replace(evidence.run, profiles=("core", "more"))
+    forged = build.build(replace(evidence, checks=checks, run=run), more)
+
+    problems = refusals(forged, catalogue, CORE)
+
+    assert forged["verdict"] == "conformant"
+    assert problems == [
+        "ONE-1: a/test_c.py::test_c claims a deviation that the catalogue does not know",
+        "TWO-1: a/test_c.py::test_c claims a deviation that the catalogue does not know",
+        "its deviations are not those that its checks met",
+    ]
+
+
+def test_check_that_did_not_run_is_no_smaller_matter(spoil: Spoil) -> None:
+    """In a complete run all that was asked for runs, or says why not."""
+    lone = parse(CATALOGUE.replace('profiles = ["core", "more"]', 'profiles = ["more"]'))
+    evidence = spoil("test_c", Result.NOT_RUN, profiles=("core", "more"))
+    checks = tuple(replace(c, requirements=c.requirements[:1]) for c in evidence.checks)
+    report = build.build(replace(evidence, checks=checks), lone)
+    known = {**CHECKS, "ONE-1": {"a/test_a.py::test_a": "It does"}}
+
+    problems = refusals(report, lone, replace(CORE, checks=known))
+
+    assert report["verdict"] == "conformant"
+    assert problems == ["TWO-1 has checks that were asked for and did not run: a/test_c.py::test_c"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "source", "accepted"),
+    [
+        pytest.param("cluster", "image", True, id="pulled-by-a-cluster"),
+        pytest.param("cluster", "existing", True, id="there-before"),
+        pytest.param("cluster", "given", False, id="given-to-a-cluster"),
+        pytest.param("kind", "image", False, id="pulled-by-kind"),
+    ],
+)
+def test_digest_may_be_unknown_only_where_nobody_tells_it(
+    evidence: Evidence, catalogue: Catalogue, platform: str, source: str, *, accepted: bool
+) -> None:
+    """A cluster of the user's own pulls its images itself."""
+    run = replace(evidence.run, platform=platform)
+    envoy = replace(evidence.components[2], source=source, sha256="")
+    changed = replace(evidence, run=run, components=(*evidence.components[:2], envoy))
+
+    problems = refusals(build.build(changed, catalogue), catalogue, CORE)
+
+    lacking = "it does not say which binary of envoy was under test: no sha256"
+    assert problems == ([] if accepted else [lacking])
+
+
 @pytest.mark.parametrize(
     ("expect", "because"),
     [
         pytest.param("envoy=1.39.0", "envoy 1.40.0 was under test", id="other-version"),
         pytest.param("spire=1.15", "spire-server 1.15.3 was under test", id="not-a-prefix"),
-        pytest.param("istio=1", "no component istio", id="unknown"),
+        pytest.param("registry=1", "no component registry", id="not-there"),
         pytest.param("platform=kind", "its platform is local, kind is expected", id="platform"),
+        pytest.param("timing=stock", "its timing is brisk, stock is expected", id="timing"),
+        pytest.param("subject=abc", "it has no subject, abc is expected", id="no-subject"),
+        pytest.param(
+            f"envoy.sha256={'d' * 64}",
+            f"the sha256 of envoy is {'c' * 64}, {'d' * 64} is expected",
+            id="another-binary",
+        ),
+        pytest.param(
+            "envoy.source=release",
+            "the source of envoy is wheel, release is expected",
+            id="another-source",
+        ),
+        pytest.param(
+            "envoy.toolchain=go1.25.3",
+            "the toolchain of envoy is not told, go1.25.3 is expected",
+            id="no-toolchain",
+        ),
     ],
 )
 def test_other_components_are_refused(
@@ -288,6 +492,30 @@ def test_other_components_are_refused(
 
     assert len(problems) == (2 if expect == "spire=1.15" else 1)
     assert because in problems[0]
+
+
+def test_all_of_spire_must_be_there(report: dict[str, Any]) -> None:
+    """A server alone is not the release."""
+    del report["components"][1]
+
+    assert unmet(report, Expectation("spire", "1.15.3")) == [
+        "it has no component spire-agent, only spire-server, envoy"
+    ]
+    assert unmet(report, Expectation("spire.source", "release")) == [
+        "it has no component spire-agent, only spire-server, envoy"
+    ]
+
+
+def test_report_is_about_its_subject(spoil: Spoil, catalogue: Catalogue) -> None:
+    """What was tested for one commit says nothing of another."""
+    report = build.build(spoil(subject="commit 1a2b"), catalogue)
+
+    assert refusals(report, catalogue, replace(CORE, expect=parse_all((), "commit 1a2b"))) == []
+    assert refusals(report, catalogue, replace(CORE, expect=parse_all((), "commit 1a2c"))) == [
+        "its subject is commit 1a2b, commit 1a2c is expected"
+    ]
+    with pytest.raises(ValueError, match="--subject must be one line of text"):
+        parse_all((), " ")
 
 
 def test_every_profile_must_hold(
@@ -358,6 +586,30 @@ def test_other_ages_are_refused(text: str) -> None:
 def test_expectations_name_component_and_version() -> None:
     """`v` before a version does not matter; the rest does."""
     assert parse_expectation("spire=v1.15.3") == ("spire", "1.15.3")
+
+
+@pytest.mark.parametrize(
+    ("text", "because"),
+    [
+        ("istio=1", "unknown component istio: there are spire, spire-server, spire-agent, envoy, "),
+        ("envoi.source=wheel", "unknown component envoi: there are spire, "),
+        ("envoy.colour=red", "envoy.colour: of a component there are version, source, sha256, "),
+        ("envoy.=red", "envoy.: of a component there are version, "),
+        ("platform.name=kind", "unknown component platform: "),
+        ("envoy.sha256=abc", "envoy.sha256=abc is no sha256: it has 64 hexadecimal digits"),
+    ],
+)
+def test_expectation_that_no_report_meets_is_a_mistake(text: str, because: str) -> None:
+    """It says what there is."""
+    with pytest.raises(ValueError, match=re.escape(because)):
+        parse_expectation(text)
+
+
+def test_digests_are_written_in_several_ways() -> None:
+    """As sha256sum does, and as registries do."""
+    written = (f"envoy.sha256={'AB' * 32}", f"envoy.sha256=sha256:{'ab' * 32}")
+
+    assert [parse_expectation(text).value for text in written] == ["ab" * 32, "ab" * 32]
 
 
 @pytest.mark.parametrize("text", ["spire", "=1", "spire=", "spire=1,envoy=2", "spire=1/2"])
