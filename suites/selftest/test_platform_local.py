@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +17,17 @@ import psutil
 import pytest
 
 import svidproof
+from svidproof import leftovers
 from svidproof.budgets import Budget
-from svidproof.platforms import local
-from svidproof.platforms._runs import clear_stale_runs
+from svidproof.doctor import machine
+from svidproof.platforms import _runs, local
+from svidproof.platforms._runs import RunDirectory, clear_stale_runs, installation_id
 from svidproof.platforms.base import PlatformError, Program
 from svidproof.platforms.local import LocalPlatform
 from svidproof.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SOON = Budget("processes end", 10, 0.01)
 WAITS = ("-I", "-c", "import signal; print('ready', flush=True); signal.pause()")
@@ -55,6 +59,7 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of the test's own."""
     with tempfile.TemporaryDirectory() as directory:
         monkeypatch.setenv("SVIDPROOF_CACHE", directory)
+        leftovers.take()
         yield Path(directory)
 
 
@@ -64,6 +69,39 @@ def platform(cache: Path) -> Iterator[LocalPlatform]:
     assert cache.is_dir()
     with contextlib.closing(LocalPlatform({"sh": Path("/bin/sh")}, "example.org")) as made:
         yield made
+
+
+def runs_in(cache: Path) -> list[str]:
+    """The directories of runs that are in a cache."""
+    return sorted(path.name for path in (cache / "runs").iterdir() if path.name != "installation")
+
+
+def killed_run(cache: Path) -> Path:
+    """The directory of a run of this installation that was killed."""
+    dead = cache / "runs" / "deadbeef"
+    dead.mkdir(mode=0o700, parents=True)
+    cache.joinpath("runs").chmod(0o700)
+    (dead / "lock").write_text(installation_id())
+    return dead
+
+
+@contextlib.contextmanager
+def ended_after(argv: list[str], *, cwd: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is none of a run's, and ends with the block."""
+    with subprocess.Popen(argv, cwd=cwd) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_path(path: Path) -> None:
+    """Wait until it is there."""
+
+    def there() -> None:
+        assert path.exists(), path
+
+    eventually(there, SOON)
 
 
 def running(pid: int) -> bool:
@@ -122,7 +160,7 @@ def test_close_leaves_nothing(cache: Path) -> None:
     platform.close()
 
     assert not any(map(running, pids))
-    assert list((cache / "runs").iterdir()) == []
+    assert runs_in(cache) == []
     assert platform._claim.fileno() == -1
 
 
@@ -136,7 +174,7 @@ def test_close_ends_what_does_not_listen(cache: Path) -> None:
     platform.close()
 
     wait_until_ended(*pids)
-    assert list((cache / "runs").iterdir()) == []
+    assert runs_in(cache) == []
 
 
 def test_close_tells_what_went_wrong_and_goes_on(cache: Path) -> None:
@@ -162,7 +200,7 @@ def test_stop_kills_what_does_not_listen(
     platform: LocalPlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that ignores the request to end is killed after a grace."""
-    monkeypatch.setattr(local, "_STOP_S", 0.05)
+    monkeypatch.setattr(local, "_STOPPED", Budget("it ends", 0.05, 0.01))
     start(platform, "one", STUBBORN)
 
     platform.stop("one")
@@ -216,35 +254,225 @@ def test_run_that_is_killed_at_once_leaves_no_program(platform: LocalPlatform) -
 
 
 def test_stray_processes_of_a_dead_run_are_ended(platform: LocalPlatform, cache: Path) -> None:
-    """A process that outlived its run is found by its directory and ended; others are not."""
-    dead = cache / "runs" / "deadbeef"
-    (dead / "place").mkdir(parents=True)
-    argv = [sys.executable, *WAITS]
+    """A process that outlived its run is known by its program or its mark, and ended."""
+    dead = killed_run(cache)
+    program = dead / "api" / "program"
+    program.parent.mkdir()
+    shutil.copy("/bin/sleep", program)
+    marked = {**os.environ, "SVIDPROOF_RUN": str(dead)}
     with (
-        subprocess.Popen(argv, cwd=dead / "place", stdout=subprocess.PIPE) as stray,
-        subprocess.Popen(argv, cwd=cache, stdout=subprocess.PIPE) as other,
+        subprocess.Popen([program, "60"]) as by_program,
+        subprocess.Popen(["/bin/sleep", "60"], env=marked, start_new_session=True) as by_mark,
+        ended_after(["/bin/sleep", "60"], cwd=cache) as other,
     ):
-        for process in (stray, other):
-            assert process.stdout is not None
-            process.stdout.readline()
+        assert clear_stale_runs() == ["deadbeef"]
 
-        cleared = clear_stale_runs()
-
-        assert stray.wait(5) == -signal.SIGKILL
+        assert by_program.wait(5) == by_mark.wait(5) == -signal.SIGKILL
         assert other.poll() is None
-        other.kill()
-    assert cleared == ["deadbeef"]
+    assert not dead.exists()
+    assert leftovers.take() == []
     assert platform.directory.is_dir()
+
+
+def test_shell_in_a_dead_runs_directory_goes_on(cache: Path) -> None:
+    """Whoever looks around there is not the run's: the directory goes, with a warning."""
+    dead = killed_run(cache)
+    (dead / "api").mkdir()
+    with ended_after(["/bin/sleep", "60"], cwd=dead / "api") as shell:
+        assert clear_stale_runs() == ["deadbeef"]
+
+        assert shell.poll() is None
+    assert not dead.exists()
+    [told] = leftovers.take()
+    assert told == (
+        f"process {shell.pid} (sleep) stands in {dead}, which a killed run left: the directory is "
+        "removed, and the process goes on because the run did not start it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "lock"),
+    [
+        pytest.param("deadbeef", None, id="no lock"),
+        pytest.param("deadbeef", "", id="empty lock"),
+        pytest.param("deadbeef", "0" * 32, id="another installation"),
+        pytest.param("Documents", "ours", id="another name"),
+    ],
+)
+def test_directory_that_no_run_made_stays(cache: Path, name: str, lock: str | None) -> None:
+    """Somebody may keep other things in a directory called runs."""
+    own = installation_id()
+    other = cache / "runs" / name
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    if lock is not None:
+        (other / "lock").write_text(own if lock == "ours" else lock)
+
+    assert clear_stale_runs() == []
+
+    assert (other / "thesis.txt").read_text() == "years of work"
 
 
 def test_new_run_clears_dead_ones(cache: Path) -> None:
     """A run that begins clears what is left of those that were killed."""
-    dead = cache / "runs" / "deadbeef"
-    (dead / "api").mkdir(parents=True)
+    dead = killed_run(cache)
+    (dead / "api").mkdir()
     (dead / "api" / "key.pem").write_bytes(b"secret")
 
     with contextlib.closing(LocalPlatform({}, "example.org")):
         assert not dead.exists()
+
+
+def test_two_starts_at_once_agree_on_the_installation(cache: Path) -> None:
+    """It is random, 32 hexadecimal digits, readable by its owner only."""
+    argv = [sys.executable, "-c", "from svidproof.platforms import _runs; print(_runs.owner())"]
+    both = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+
+    said = {process.communicate()[0].strip() for process in both}
+
+    [found] = said
+    assert re.fullmatch("[0-9a-f]{32}", found)
+    assert found == installation_id()
+    assert (cache / "runs" / "installation").stat().st_mode & 0o777 == 0o600
+    (cache / "runs" / "installation").unlink()
+    assert installation_id() != found
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        pytest.param(
+            lambda runs: runs.chmod(0o777),
+            r"runs can be written to by other users \(mode 0777\): chmod go-w it",
+            id="writable",
+        ),
+        pytest.param(
+            lambda runs: runs.rename(runs.with_name("x")) and runs.symlink_to("x"),
+            "runs is a symbolic link, which may lead anywhere: set SVIDPROOF_CACHE",
+            id="link",
+        ),
+        pytest.param(
+            lambda runs: runs.rename(runs.with_name("x")) and runs.write_text(""),
+            "runs is not a directory: set SVIDPROOF_CACHE",
+            id="file",
+        ),
+    ],
+)
+def test_runs_directory_that_is_not_safe_is_refused(
+    cache: Path, spoil: Callable[[Path], object], why: str
+) -> None:
+    """In one line, before anything is written there; the doctor says the same."""
+    installation_id()
+    spoil(cache / "runs")
+
+    with pytest.raises(PlatformError, match=why) as raised:
+        LocalPlatform({}, "example.org")
+
+    assert "\n" not in str(raised.value)
+    [finding] = [f for f in machine.findings({}) if f.name == "runs"]
+    assert not finding.ok
+    assert f"{finding.found}: {finding.hint}" == str(raised.value)
+
+
+def test_runs_directory_of_another_user_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its owner could put anything in it."""
+    (cache / "runs").mkdir(mode=0o700)
+    uid = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+
+    with pytest.raises(PlatformError, match=rf"runs belongs to another user \(uid {uid}\): set"):
+        installation_id()
+
+
+def test_link_to_the_cache_is_resolved(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPIRE attests the real path of a program, so selectors must say it."""
+    link = cache / "link"
+    link.symlink_to(cache / "real", target_is_directory=True)
+    (cache / "real").mkdir()
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(link))
+
+    with contextlib.closing(LocalPlatform({}, "example.org")) as platform:
+        [path, _uid] = platform.selectors("api")
+
+    assert path.startswith(f"unix:path:{cache.resolve()}/real/runs/")
+
+
+def test_writer_does_not_keep_a_directory_from_its_removal(cache: Path) -> None:
+    """What outlived its group and goes on writing is ended before the directory is removed."""
+    platform = LocalPlatform({}, "example.org")
+    script = (
+        "import itertools, os, pathlib\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    for n in itertools.count():\n"
+        "        pathlib.Path(f'd{n % 9}').mkdir(exist_ok=True)\n"
+        "        pathlib.Path(f'd{n % 9}/f{n}').touch()\n"
+    )
+    platform.start(Program("one", "one", "python", ("-I", "-c", script)))
+    wait_for_path(platform.directory / "one" / "d8")
+
+    platform.close()
+
+    assert runs_in(cache) == []
+
+
+def test_directory_that_others_fill_is_left_to_the_next_run(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is not the run's and writes there goes on; nothing is left in the end."""
+    monkeypatch.setattr(_runs, "_REMOVED", Budget("a run's directory is removed", 0.5, 0.05))
+    run = RunDirectory()
+    script = (
+        "import contextlib, itertools, pathlib, sys\n"
+        "for n in itertools.count():\n"
+        "    with contextlib.suppress(OSError):\n"
+        "        pathlib.Path(sys.argv[1], f'd{n % 9}').mkdir(exist_ok=True)\n"
+        "        pathlib.Path(sys.argv[1], f'd{n % 9}/f{n}').touch()\n"
+    )
+    with ended_after([sys.executable, "-I", "-c", script, str(run.path)], cwd=cache) as writer:
+        wait_for_path(run.path / "d8")
+        try:
+            run.close()
+        except PlatformError as error:
+            assert str(error).startswith(f"cannot remove {run.path}: ")  # noqa: PT017  or none
+        assert writer.poll() is None
+
+    clear_stale_runs()
+    assert runs_in(cache) == []
+
+
+def test_run_that_is_being_removed_is_not_taken_for_a_stale_one(cache: Path) -> None:
+    """Runs that begin and end side by side leave each other's directories alone."""
+    script = (
+        "from svidproof.platforms._runs import RunDirectory\n"
+        "for _ in range(40):\n"
+        "    run = RunDirectory()\n"
+        "    for name in range(400): (run.path / str(name)).touch()\n"
+        "    run.close()\n"
+        "from svidproof import leftovers; print(leftovers.take())\n"
+    )
+    argv = [sys.executable, "-c", script]
+    both = [
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for _ in range(3)
+    ]
+
+    assert [process.communicate()[0] for process in both] == ["[]\n"] * 3
+    assert runs_in(cache) == []
+
+
+def test_number_of_an_ended_program_is_not_given_away(platform: LocalPlatform) -> None:
+    """Its process is not reaped while its group may still be signalled."""
+    pid = start(platform, "one", ("-I", "-c", "print('ready', flush=True)"))
+    wait_until_ended(pid)
+
+    assert platform.exit_status("one") == 0
+
+    assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    platform.start(Program("one", "one", "python", WAITS))
+    assert not psutil.pid_exists(pid)
 
 
 def test_everything_is_private(platform: LocalPlatform) -> None:

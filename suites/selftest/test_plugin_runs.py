@@ -74,6 +74,7 @@ class Beds:
     boots: list[str] = field(default_factory=list)
     closed: int = 0
     sites_closed: int = 0
+    close_error: Exception | None = None
     broken: str | None = None
     dead: str | None = None
     resolved: int = 0
@@ -96,6 +97,8 @@ class Beds:
 
         def close() -> None:
             self.closed += 1
+            if self.close_error is not None:
+                raise self.close_error
 
         timeline = SimpleNamespace(logs=list, sightings=list)
         return SimpleNamespace(
@@ -615,6 +618,43 @@ def test_fresh_testbed_is_ended_with_its_check(suite: Suite, beds: Beds) -> None
 
     assert suite.run().ret == 0
     assert (beds.boots, beds.closed) == (["api"], 1)
+
+
+@pytest.mark.parametrize("fixture", ["fresh_testbed", "testbeds.get"])
+def test_clean_up_that_fails_is_a_warning(suite: Suite, beds: Beds, fixture: str) -> None:
+    """It says nothing of what was checked: the check keeps its result, and the verdict stands."""
+    left = PlatformError("cannot remove /runs/b301316d: Directory not empty")
+    beds.close_error = ExceptionGroup("clean-up failed", [left, OSError("no space")])
+    suite.write(
+        "test_a.py",
+        "from svidproof import requirement\n@requirement('A-1', 'A-2')\n"
+        f"def test_one(fresh_testbed, testbeds): {fixture}('api')\n",
+    )
+
+    assert suite.run().ret == 0
+
+    assert beds.closed == 1
+    assert suite.report["verdict"] == "conformant"
+    assert suite.report["requirements"][0]["checks"][0]["outcome"] == "pass"
+    assert suite.report["run"]["warnings"] == [
+        "clean-up: cannot remove /runs/b301316d: Directory not empty",
+        "clean-up: OSError: no space",
+    ]
+
+
+def test_clean_up_that_fails_hides_no_boot_error(suite: Suite, beds: Beds) -> None:
+    """Why a testbed is not there is what its checks say."""
+    beds.broken, beds.close_error = "no SPIRE", OSError("no space")
+    suite.write(
+        "test_a.py",
+        "from svidproof import requirement\n@requirement('A-1', 'A-2')\n"
+        "def test_one(fresh_testbed): fresh_testbed()\n",
+    )
+
+    assert suite.run().ret == 3
+
+    assert "no SPIRE" in suite.report["run"]["environment"]
+    assert "clean-up: OSError: no space" in suite.report["run"]["warnings"]
 
 
 def test_failed_check_leaves_evidence(suite: Suite) -> None:
