@@ -60,14 +60,6 @@ Spoil = Callable[..., Evidence]
 Command = Callable[..., tuple[int, str, str]]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Turn warnings into errors, in the suite's own tests only: see `svidproof.child`."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here):
-            item.add_marker(pytest.mark.filterwarnings("error"))
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Take the tests' temporary files away at the end: pytest keeps those of three runs."""
@@ -80,8 +72,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that open pages in a browser, so that `-m browser` selects them."""
+    """Mark the tests that open pages in a browser, and turn warnings into errors.
+
+    Warnings are errors in the suite's own tests only: see `svidproof.child`.
+    """
+    here = Path(__file__).parent
     for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.filterwarnings("error"))
         if isinstance(item, pytest.Function) and "chromium" in item.fixturenames:
             item.add_marker("browser")
 
