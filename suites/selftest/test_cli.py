@@ -38,7 +38,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "platform docker is not built into this version; use local",
         ),
         (("run", "--profile", "gold"), "unknown profile gold: there are core"),
-        (("run", "--requirement", "ROTATION-99"), "unknown requirement ROTATION-99: there are"),
+        (
+            ("run", "--requirement", "ROTATION-99"),
+            "unknown requirement ROTATION-99: did you mean ROTATION-9",
+        ),
+        (("run", "--requirement", "HELPRE-3"), "did you mean HELPER-3, HELPER-9"),
+        (("run", "--requirement", "zzz"), "unknown requirement zzz: there are "),
         (("run", "--scenario", "mars"), "unknown scenario mars: there are api"),
         (("run", "--timing", "slow"), "unknown timing slow: there are brisk, stock"),
         (("run", "--spire-namespace", "s"), "--spire-namespace is for --platform cluster"),
@@ -54,6 +59,41 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("doctor", "--platform", "moon"), "unknown platform moon"),
         (("doctor", "--tool", "envoy"), "write NAME=PATH"),
         (("tools", "path", "saw"), "'saw' is not a tool"),
+        (("run", "--profile", ""), "--profile is empty: give it a value, or leave it out"),
+        (("run", "--profile", "core", "--profile", " "), "--profile is empty"),
+        (("run", "--profile", "core,,rbac"), "--profile core,,rbac has an empty part"),
+        (("run", "--requirement", ""), "--requirement is empty"),
+        (("run", "--scenario", ","), "--scenario , has an empty part"),
+        (("run", "--tool", ""), "--tool is empty"),
+        (("run", "--image", ""), "--image is empty"),
+        (("run", "--platform", ""), "--platform is empty"),
+        (("run", "--images", ""), "--images is empty"),
+        (("run", "--timing", ""), "--timing is empty"),
+        (("run", "--spire", ""), "--spire is empty"),
+        (("run", "--envoy", " "), "--envoy is empty"),
+        (("run", "--spiffe-helper", ""), "--spiffe-helper is empty"),
+        (("run", "--sabotage", ""), "--sabotage is empty"),
+        (("run", "--report-dir", ""), "--report-dir is empty"),
+        (("run", "--kubernetes", ""), "--kubernetes is empty"),
+        (("run", "--spire-namespace", ""), "--spire-namespace is empty"),
+        (("matrix", "--spire", ""), "--spire is empty"),
+        (("matrix", "--from", ""), "--from is empty"),
+        (("list", "--profile", ""), "--profile is empty"),
+        (("up", ""), "SCENARIO is empty"),
+        (("up", "--scenario", ""), "--scenario is empty"),
+        (("doctor", "--platform", ""), "--platform is empty"),
+        (("doctor", "--tool", ""), "--tool is empty"),
+        (("selftest", "--only", ""), "--only is empty"),
+        (("verify", "x.json", "--profile", ""), "--profile is empty"),
+        (("verify", "x.json", "--expect", ""), "--expect is empty"),
+        (("verify", "x.json", "--matrix", ""), "--matrix is empty"),
+        (("verify", "x.json", "--max-age", ""), "--max-age is empty"),
+        (("verify", ""), "REPORT is empty"),
+        (("diff", "", "x"), "svidproof: A is empty"),
+        (("report", ""), "REPORT is empty"),
+        (("tools", "install", "--spire", ""), "--spire is empty"),
+        (("tools", "install", ""), "NAMES is empty"),
+        (("tools", "path", ""), "NAME is empty"),
         (("verify",), "Missing argument"),
         (("verify", "/nowhere.json"), "cannot read /nowhere.json: No such file"),
         (("verify", "x.json", "--max-age", "long"), "long is not an age like"),
@@ -61,7 +101,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("verify", "x.json", "--profile", "gold"), "unknown profile gold"),
         (("verify", "x.json", "--matrix", "spire=1,"), "spire=1, is not like platform=local"),
         (("verify", "x.json", "--matrix", "a=1,a=2"), "a=1,a=2 has a twice: write its values"),
-        (("selftest", "--only", "nothing"), "unknown sabotage nothing: there are"),
+        (("selftest", "--only", "nothing"), "unknown sabotage nothing: "),
     ],
 )
 def test_wrong_usage_is_one_line(svidproof: Command, words: list[str], complaint: str) -> None:
@@ -101,10 +141,10 @@ def test_run_passes_everything_on(svidproof: Command, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(0, 0), (1, 1), (2, 3), (3, 3), (4, 2), (5, 3), (-9, 3), (-15, 3), (139, 3)],
+    [(100, 0), (101, 1), (0, 3), (1, 3), (2, 3), (3, 3), (4, 2), (5, 3), (-9, 3), (139, 3)],
 )
 def test_ends_of_pytest_become_exit_codes(status: int, code: int) -> None:
-    """Only a wrong command line is usage; whatever else is odd is inconclusive."""
+    """A verdict has a status of its own: what ends a process by chance proves nothing."""
     assert child.exit_code(status) == code
 
 
@@ -115,7 +155,7 @@ def test_child_sees_only_the_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     assert child.argv(["--a"], ["-x"])[-1] == str(child.suites())
     assert child.argv([], ["test_x.py::test_y"])[-1] == "test_x.py::test_y"
-    environment = child.environment({"PYTEST_ADDOPTS": "-x", "PYTEST_PLUGINS": "p", "HOME": "/h"})
+    environment = child.environment({"PYTEST_ADDOPTS": "-x", "PYTEST_DEBUG": "1", "HOME": "/h"})
     assert environment == {"HOME": "/h", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 

@@ -81,7 +81,7 @@ def test_same_reports_are_told_in_one_line(
         pytest.param(Result.PASS, Result.UNSUPPORTED, Kind.UNCHECKED, True, id="unsupported"),
         pytest.param(Result.PASS, Result.MISSING, Kind.UNCHECKED, True, id="missing"),
         pytest.param(Result.PASS, Result.NOT_RUN, Kind.UNCHECKED, True, id="not-run"),
-        pytest.param(Result.PASS, Result.KNOWN_DEVIATION, Kind.CHANGED, False, id="deviates"),
+        pytest.param(Result.PASS, Result.KNOWN_DEVIATION, Kind.CHANGED, True, id="deviates"),
         pytest.param(Result.KNOWN_DEVIATION, Result.FAIL, Kind.FAILING, True, id="otherwise"),
         pytest.param(Result.KNOWN_DEVIATION, Result.PASS, Kind.FIXED, False, id="mended"),
         pytest.param(Result.FAIL, Result.PASS, Kind.FIXED, False, id="passes"),
@@ -234,6 +234,95 @@ def test_check_that_fails_behind_a_failure_is_worse(
     assert compare(before, after).regressions == (
         "ONE-1: a/test_a.py::test_d held and does not any more",
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "complaint"),
+    [
+        ({}, {"sabotage": "lax"}, "the second run was sabotaged on purpose (lax)"),
+        ({"sabotage": "lax"}, {}, "the first run was sabotaged on purpose (lax)"),
+        (
+            {},
+            {"selection": "partial"},
+            "the second run is partial: not every check of its profiles was asked for",
+        ),
+        ({}, {"stopped": "interrupted"}, "the second run was stopped early: interrupted"),
+        (
+            {"profiles": ("core", "more")},
+            {"profiles": ("core",)},
+            "the second run is not about profile more",
+        ),
+    ],
+)
+def test_report_that_cannot_show_that_nothing_is_worse_is_not_comparable(
+    evidence: Evidence,
+    catalogue: Catalogue,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    complaint: str,
+) -> None:
+    """All results are the same, and still the second report is no evidence for that."""
+    reports = [
+        build.build(replace(evidence, run=replace(evidence.run, **run)), catalogue)
+        for run in (before, after)
+    ]
+
+    diff = compare(*reports)
+
+    assert (diff.incomparable, diff.worse) == ((complaint,), True)
+    assert f"not comparable: {complaint}\n" in shown(*reports)
+    assert diff_text.as_markdown(diff).startswith("### svidproof: regression\n")
+    assert json.loads(diff_text.as_json(diff))["regression"] is True
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("version", "9.9", "different versions of svidproof made them: 0.1.0 and 9.9"),
+        (
+            "catalogue_sha256",
+            "f" * 64,
+            "they come from suites with different catalogues or checks",
+        ),
+    ],
+)
+def test_report_of_another_suite_is_not_comparable(
+    report: Report, field: str, value: str, complaint: str
+) -> None:
+    """Other checks may have been weaker."""
+    other = copy.deepcopy(report)
+    other["suite"][field] = value
+    report["suite"]["version"] = "0.1.0"
+
+    assert compare(report, other).incomparable == (complaint,)
+
+
+def test_reports_of_two_partial_runs_are_comparable(spoil: Spoil, catalogue: Catalogue) -> None:
+    """Neither is evidence for the whole; and more than before is no fault."""
+    part, whole = (
+        build.build(spoil(selection=selection), catalogue) for selection in ("partial", "complete")
+    )
+
+    assert compare(part, part).incomparable == ()
+    assert compare(part, whole).incomparable == ()
+    assert not compare(part, part).worse
+
+
+def test_pass_that_became_a_known_deviation_is_worse(
+    report: Report, evidence: Evidence, catalogue: Catalogue
+) -> None:
+    """Also behind a requirement that deviated before."""
+    lax = catalogue.deviations[0]
+    checks = tuple(
+        replace(c, result=Result.KNOWN_DEVIATION, deviation=lax) if c.id.endswith("[x]") else c
+        for c in evidence.checks
+    )
+    after = build.build(replace(evidence, checks=checks), catalogue)
+
+    assert compare(report, after).regressions == (
+        "ONE-2: a/test_b.py::test_b[x] passed and shows a known deviation now",
+    )
+    assert compare(after, report).regressions == ()
 
 
 def test_empty_reports_are_no_agreement(evidence: Evidence, catalogue: Catalogue) -> None:

@@ -222,7 +222,7 @@ def test_each_line_of_args_is_one_word(runner: Runner, installed: dict[str, str]
 
     ended = runner.run("run", {**installed, "inputs.args": args})
 
-    assert "unknown requirement NO SUCH-1: there are" in ended.log
+    assert "unknown requirement NO SUCH-1: " in ended.log
 
 
 def test_summary_is_the_reports(

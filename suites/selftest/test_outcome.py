@@ -1,5 +1,8 @@
 """Verdict rules: nothing that failed, was left out or never ran looks like a success."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from svidproof import outcome
@@ -17,6 +20,26 @@ ABSENT = Raised(Fault.ABSENT, "Skipped", "no helper")
 def requirement(name: str, level: str = "core") -> Requirement:
     """A requirement of the profile core."""
     return Requirement(name, "It holds", level, ("core",), "test")
+
+
+def judged(
+    results: Sequence[tuple[Requirement, Result]],
+    *,
+    executed: int,
+    stopped: str | None,
+    components: int = 3,
+    duration_s: float = 40.0,
+    environment: str | None = None,
+) -> outcome.Judgement:
+    """The verdict of a run that named its components and took its time."""
+    return outcome.verdict(
+        results,
+        executed=executed,
+        components=components,
+        duration_s=duration_s,
+        stopped=stopped,
+        environment=environment,
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,11 +159,60 @@ def test_verdict_is_never_green_by_omission(
     results = [(requirement(f"C-{n}"), r) for n, r in enumerate(core)]
     results += [(requirement(f"E-{n}", "extended"), r) for n, r in enumerate(extended)]
 
-    judgement = outcome.verdict(results, executed=executed, stopped=stopped)
+    judgement = judged(results, executed=executed, stopped=stopped)
 
     assert judgement.verdict is verdict
     assert judgement.reason
     assert "\n" not in judgement.reason
+
+
+@pytest.mark.parametrize(
+    ("circumstances", "found", "reason"),
+    [
+        pytest.param({}, Verdict.CONFORMANT, "all 2 requirements hold", id="as-it-should-be"),
+        pytest.param(
+            {"environment": "no disk"}, Verdict.INCONCLUSIVE, "no disk", id="environment-failed"
+        ),
+        pytest.param(
+            {"components": 0},
+            Verdict.INCONCLUSIVE,
+            "the run names no component under test",
+            id="no-components",
+        ),
+        pytest.param({"executed": 0}, Verdict.INCONCLUSIVE, "nothing ran", id="nothing-executed"),
+        *(
+            pytest.param(
+                {"duration_s": seconds},
+                Verdict.INCONCLUSIVE,
+                "the run took no time, so nothing can have run",
+                id=f"duration-{seconds}",
+            )
+            for seconds in (0, 0.0, -1.0, float("nan"), float("inf"))
+        ),
+    ],
+)
+def test_good_results_of_a_run_that_cannot_have_had_them_prove_nothing(
+    circumstances: dict[str, Any], found: Verdict, reason: str
+) -> None:
+    """All requirements hold, and still there is no verdict without a run behind it."""
+    results = [(requirement("C-1"), P), (requirement("C-2"), P)]
+
+    judgement = judged(results, **{"executed": 2, "stopped": None, **circumstances})
+
+    assert (judgement.verdict, judgement.reason) == (found, reason)
+
+
+@pytest.mark.parametrize(
+    "circumstances",
+    [{"environment": "no disk"}, {"components": 0}, {"executed": 0}, {"duration_s": 0.0}],
+)
+def test_refuted_requirement_stays_refuted(circumstances: dict[str, Any]) -> None:
+    """What is missing beside a failure takes nothing from it."""
+    results = [(requirement("C-1"), F), (requirement("C-2"), P)]
+
+    judgement = judged(results, **{"executed": 2, "stopped": None, **circumstances})
+
+    assert judgement == outcome.Judgement(Verdict.NOT_CONFORMANT, "C-1 does not hold")
 
 
 def test_reason_names_who_and_why() -> None:
@@ -148,16 +220,16 @@ def test_reason_names_who_and_why() -> None:
     failed = [(requirement(f"C-{n}"), F) for n in range(6)]
     broken = [(requirement("C-1"), E)]
 
-    assert outcome.verdict(failed, executed=6, stopped=None).reason == (
+    assert judged(failed, executed=6, stopped=None).reason == (
         "C-0, C-1, C-2, C-3 and 2 more do not hold"
     )
-    assert outcome.verdict(broken, executed=0, stopped=None, environment="disk full").reason == (
+    assert judged(broken, executed=0, stopped=None, environment="disk full").reason == (
         "C-1 could not be judged: disk full"
     )
-    assert outcome.verdict([*failed[:1], *broken], executed=1, stopped=None).reason == (
+    assert judged([*failed[:1], *broken], executed=1, stopped=None).reason == (
         "C-0 does not hold; C-1 could not be judged"
     )
-    assert outcome.verdict(failed[:1], executed=1, stopped="interrupted").reason == (
+    assert judged(failed[:1], executed=1, stopped="interrupted").reason == (
         "interrupted; by then C-0 had failed"
     )
 

@@ -3,8 +3,11 @@
 Nothing real is booted here: the testbed is a stand-in that can be told to break.
 """
 
+import fnmatch
 import json
+import os
 import signal
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,7 +183,8 @@ class Suite:
     def run(self, *options: str) -> pytest.RunResult:
         """Check them."""
         words = [f"--svidproof-suites={self.root}", "--svidproof-report-dir=out"]
-        words += ["--import-mode=importlib", "-p", "no:cacheprovider", *options]
+        words += ["--import-mode=importlib", "-p", "no:cacheprovider", "-p", "svidproof.plugin"]
+        words += options
         path = [] if any(option.startswith("suites/") for option in options) else ["suites"]
         return self._pytester.runpytest_inprocess(*words, *path)
 
@@ -208,9 +212,12 @@ class Suite:
 
 
 @pytest.fixture
-def suite(pytester: pytest.Pytester, beds: Beds) -> Suite:
-    """Suites on stand-ins."""
+def suite(pytester: pytest.Pytester, beds: Beds, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    """Suites on stand-ins, without the pytest plugins of this machine."""
     del beds
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    # By that name pytest would find the conftest.py of the suites that this test is one of.
+    monkeypatch.delitem(sys.modules, "suites.conftest", raising=False)
     return Suite(pytester)
 
 
@@ -370,16 +377,18 @@ def test_unsupported_is_decided_at_collection(suite: Suite, beds: Beds) -> None:
     """A core requirement that is partly unsupported is no success; nothing was booted for it."""
     suite.write(
         "test_a.py",
-        "from svidproof import Capability, needs, requirement\n"
-        "@needs(Capability.PAUSE)\n@requirement('A-1')\ndef test_one(): pass\n"
+        "import pytest\nfrom svidproof import Capability, needs, requirement\n"
+        "@pytest.fixture(scope='session')\ndef front_proxy(testbeds):\n"
+        "    return testbeds.get('front-proxy')\n"
+        "@needs(Capability.PAUSE)\n@requirement('A-1')\ndef test_one(api): pass\n"
         "@needs(Capability.CSI, Capability.PAUSE)\n@requirement('A-1', 'A-2')\n"
-        "def test_two(api): pass\n",
+        "def test_two(front_proxy): pass\n",
     )
 
     assert suite.run().ret == 3
     assert suite.results == {"A-1": "unsupported", "A-2": "unsupported", "A-3": "not-run"}
     assert "platform local cannot csi" in suite.messages
-    assert beds.boots == []
+    assert beds.boots == ["api"]
 
 
 def test_what_a_site_lacks_is_unsupported_with_its_reason(suite: Suite, beds: Beds) -> None:
@@ -389,7 +398,7 @@ def test_what_a_site_lacks_is_unsupported_with_its_reason(suite: Suite, beds: Be
         "test_a.py",
         "from svidproof import Capability, needs, requirement\n"
         "@needs(Capability.PAUSE)\n@requirement('A-1')\ndef test_one(): assert False\n"
-        "@requirement('A-2')\ndef test_two(): pass\n",
+        "@requirement('A-2')\ndef test_two(api): pass\n",
     )
 
     assert suite.run().ret == 3
@@ -404,7 +413,7 @@ def test_what_the_machine_has_not_got_is_missing(suite: Suite, beds: Beds) -> No
         "test_a.py",
         "from svidproof import Capability, needs, requirement\n"
         "@needs(Capability.PAUSE)\n@requirement('A-1')\ndef test_one(): assert False\n"
-        "@requirement('A-2')\ndef test_two(): pass\n",
+        "@requirement('A-2')\ndef test_two(api): pass\n",
     )
 
     assert suite.run().ret == 3
@@ -453,9 +462,12 @@ def test_check_must_prove_something_known(suite: Suite, text: str, complaint: st
         ("platform=docker", "platform docker is not built into this version; use local"),
         ("profile=gold", "unknown profile gold: there are core, all"),
         ("requirement=A-9", "unknown requirement A-9: there are A-1, A-2, A-3"),
+        ("profile=", "--svidproof-profile is empty: give it a value"),
+        ("platform=", "--svidproof-platform is empty: give it a value"),
+        ("requirement=A-1,,A-2", "--requirement A-1,,A-2 has an empty part"),
         ("scenario=mars", "unknown scenario mars: there are"),
         ("timing=slow", "unknown timing slow: there are brisk, stock"),
-        ("sabotage=none", "*none*there are*"),
+        ("sabotage=none", "unknown sabotage none: "),
         ("tool=saw=/bin/true", "'saw' is not a tool*"),
         ("tool=envoy=/nowhere", "*/nowhere does not exist"),
     ],
@@ -491,9 +503,9 @@ def test_order_is_the_catalogues_and_waiting_comes_last(suite: Suite) -> None:
         "@pytest.fixture(scope='session')\ndef rotations(testbeds): return testbeds.get('api')\n"
         "@pytest.fixture\ndef deep(rotations): pass\n"
         "@requirement('A-1')\ndef test_waits(deep): pass\n"
-        "@requirement('A-2')\ndef test_second(): pass\n"
+        "@requirement('A-2')\ndef test_second(api): pass\n"
         "@pytest.mark.parametrize('x', [pytest.param(1, marks=requirement('A-1'), id='p')])\n"
-        "@requirement('A-3')\ndef test_first(x): pass\n",
+        "@requirement('A-3')\ndef test_first(x, api): pass\n",
     )
 
     result = suite.run("-v")
@@ -514,6 +526,11 @@ def test_order_is_the_catalogues_and_waiting_comes_last(suite: Suite) -> None:
         pytest.param(("-k", "one"), "partial", ["A-1"], id="keyword"),
         pytest.param(("suites/test_a.py::test_two",), "partial", ["A-2", "A-3"], id="path"),
         pytest.param(("--maxfail=1",), "partial", ["A-1", "A-2", "A-3"], id="maxfail"),
+        pytest.param(("--runxfail",), "partial", ["A-1", "A-2", "A-3"], id="runxfail"),
+        pytest.param(("--assert=plain",), "partial", ["A-1", "A-2", "A-3"], id="assert"),
+        pytest.param(("-o", "xfail_strict=true"), "partial", ["A-1", "A-2", "A-3"], id="ini"),
+        pytest.param(("-p", "no:doctest"), "partial", ["A-1", "A-2", "A-3"], id="no-plugin"),
+        pytest.param(("-v", "--tb=short", "-s"), "complete", ["A-1", "A-2", "A-3"], id="looks"),
     ],
 )
 def test_part_of_a_profile_is_told_as_such(
@@ -526,6 +543,142 @@ def test_part_of_a_profile_is_told_as_such(
     assert suite.report["run"]["selection"] == selection
     assert list(suite.results) == asked
     assert suite.report["profiles"]["core"]["result"] == ("pass" if len(asked) == 3 else "partial")
+
+
+def test_reason_why_a_run_is_partial_is_told(suite: Suite) -> None:
+    """Options may come from elsewhere than the command line."""
+    suite.write("test_a.py", GOOD)
+
+    suite.run("--runxfail", "-p", "no:doctest")
+
+    assert suite.report["run"]["warnings"] == [
+        "partial, for pytest runs with --plugins, --runxfail"
+    ]
+
+
+def test_options_of_the_environment_make_a_run_partial(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PYTEST_ADDOPTS is a command line, too."""
+    suite.write("test_a.py", GOOD)
+    # Once for pytester, which takes the variable away, and once for the run that it starts.
+    monkeypatch.setattr(pytest.Pytester, "inline_run", _with_options(pytest.Pytester.inline_run))
+
+    assert suite.run().ret == 0
+    assert suite.report["run"]["selection"] == "partial"
+    assert suite.report["run"]["warnings"] == ["partial, for pytest runs with --runxfail"]
+
+
+def _with_options(inline_run: Any) -> Any:  # noqa: ANN401  pytester's
+    def run(self: pytest.Pytester, *args: Any, **named: Any) -> Any:  # noqa: ANN401
+        os.environ["PYTEST_ADDOPTS"] = "--runxfail"
+        try:
+            return inline_run(self, *args, **named)
+        finally:
+            del os.environ["PYTEST_ADDOPTS"]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        pytest.param("pytest.ini", "[pytest]\naddopts = -v\n", id="configuration"),
+        pytest.param("conftest.py", "import os\n", id="the-checkouts-own-conftest"),
+    ],
+)
+def test_files_beside_the_suites_are_noticed(suite: Suite, file: str, text: str) -> None:
+    """Other configuration than the checkout's makes a run partial; its conftest.py is its own."""
+    suite.write("test_a.py", GOOD)
+    (suite.root.parent / file).write_text(text)
+
+    assert suite.run().ret == 0
+    found = suite.report["run"]["selection"], suite.report["run"]["warnings"]
+    path = suite.root.parent / file
+    assert found == (
+        ("complete", [])
+        if file == "conftest.py"
+        else ("partial", [f"partial, for pytest runs with the configuration in {path}"])
+    )
+
+
+def test_foreign_plugin_is_named_and_makes_a_run_partial(
+    suite: Suite, pytester: pytest.Pytester
+) -> None:
+    """It might do anything, so its run is no evidence for the whole."""
+    pytester.syspathinsert()
+    suite.write("test_a.py", GOOD)
+    (suite.root.parent / "stranger.py").write_text("def pytest_runtest_logreport(): pass\n")
+
+    assert suite.run("-p", "stranger").ret == 0
+    assert suite.report["run"]["selection"] == "partial"
+    assert suite.report["run"]["warnings"] == [
+        "partial, for pytest runs with --plugins",
+        "partial, for pytest loaded plugins that are not the suite's: stranger",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hook", "message"),
+    [
+        pytest.param(
+            "def pytest_pyfunc_call(): return True", "pytest did not call it*", id="pyfunc-call"
+        ),
+        pytest.param("def pytest_runtest_protocol(): return True", "pytest did*", id="protocol"),
+        pytest.param("def pytest_runtest_call(item): item.runtest = lambda: None", "pytest did*",
+                     id="runtest"),
+        pytest.param("def pytest_runtestloop(): return True", "", id="loop"),
+    ],
+)  # fmt: skip
+def test_check_that_is_not_called_has_not_run(suite: Suite, hook: str, message: str) -> None:
+    """Nothing was raised, and nothing is proven: also where a deviation was expected."""
+    suite.write("catalogue.toml", CATALOGUE + DEVIATION)
+    suite.write("test_a.py", GOOD)
+    first = "@pytest.hookimpl(tryfirst=True)"
+    suite.write("conftest.py", f"{CONFTEST}\n{first}\n{hook}\n")
+
+    assert suite.run().ret == 3
+    assert suite.report["verdict"] == "inconclusive"
+    assert suite.results == {"A-1": "not-run", "A-2": "not-run", "A-3": "not-run"}
+    assert len(suite.messages) == 1
+    assert fnmatch.fnmatchcase(suite.messages[0], message)
+
+
+def test_setup_plan_boots_and_proves_nothing(suite: Suite, beds: Beds) -> None:
+    """Not even the tools are looked for."""
+    suite.write("test_a.py", GOOD)
+
+    assert suite.run("--setup-plan").ret == 3
+    assert (beds.boots, beds.resolved) == ([], 0)
+    assert suite.results == {"A-1": "not-run", "A-2": "not-run", "A-3": "not-run"}
+    assert suite.report["reason"] == "pytest calls no check with --setup-only or --setup-plan"
+
+
+def test_check_without_a_testbed_has_not_run(suite: Suite) -> None:
+    """Without a component under test there is nothing that it could have shown."""
+    suite.write("test_a.py", GOOD.replace("(api)", "()"))
+
+    assert suite.run().ret == 3
+    assert suite.messages == ["no testbed was booted, so it has checked nothing"]
+    assert set(suite.results.values()) == {"not-run"}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "results"),
+    [
+        pytest.param("raise SystemExit(0)", 3, "error", id="system-exit"),
+        pytest.param("pytest.exit('enough', returncode=0)", 3, "not-run", id="pytest-exit"),
+        pytest.param("raise GeneratorExit", 3, "error", id="other-base-exception"),
+    ],
+)
+def test_check_cannot_end_the_run_as_a_success(
+    suite: Suite, body: str, code: int, results: str
+) -> None:
+    """Whatever it raises."""
+    suite.write("test_a.py", f"import pytest\n{GOOD.replace('pass', body)}")
+
+    assert suite.run().ret == code
+    assert suite.results == {"A-1": "pass", "A-2": results, "A-3": results}
 
 
 def test_requirement_without_a_check_is_not_run(suite: Suite) -> None:

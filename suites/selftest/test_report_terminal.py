@@ -1,6 +1,8 @@
 """A stranger understands the verdict in ten seconds, on a terminal and in a log."""
 
 import io
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from svidproof.catalogue import Catalogue
 from svidproof.outcome import Result
 from svidproof.report import build, terminal
+from svidproof.report.markdown import visible
 from svidproof.report.model import Check, Component, Evidence
 from svidproof.report.terminal import Screen
 
@@ -146,9 +149,69 @@ def test_progress_is_rare_in_a_log() -> None:
 def test_old_terminals_get_plain_signs() -> None:
     """Nothing breaks where there is no UTF-8, or no reader any more."""
     stream = Ascii()
-    screen = Screen(stream, environ={})
+    screen = Screen(stream, environ={}, forgiving=True)
     screen.line(f"{screen.mark(Result.PASS)} a · b")
     assert stream.getvalue() == "+ a ? b\n"
 
     stream.close()
     screen.line("into the void")
+
+
+HOSTILE = "\x1b]0;title\x07\x1b[31mred\x1b[2J \x9b1A \u202ebidi \ud800 \r\x08"
+
+
+@pytest.mark.parametrize("environ", [{}, {"FORCE_COLOR": "1"}])
+def test_nothing_of_others_reaches_the_terminal(
+    environ: dict[str, str], spoil: Spoil, catalogue: Catalogue
+) -> None:
+    """Neither from a report nor from a component or a check; our own colours do."""
+    stream = Stream(tty=True)
+    screen = Screen(stream, environ=environ)
+    found = build.build(spoil(warnings=(HOSTILE,), stopped=HOSTILE, environment=HOSTILE), catalogue)
+    component = Component("envoy", f"1{HOSTILE}", HOSTILE, "a" * 64)
+    check = Check(f"a.py::test_a[{HOSTILE}]", ("ONE-1",), "It does", Result.FAIL, 0.5, HOSTILE)
+
+    for line in (
+        HOSTILE,
+        *terminal.header("1", "local", ["core"], [component]),
+        *terminal.requirement_lines(screen, catalogue["ONE-1"], Result.FAIL, [check], "out"),
+        *terminal.summary(screen, found, ["out/report.json"]),
+        screen.paint(HOSTILE, "red"),
+    ):
+        screen.line(line)
+    screen.progress(HOSTILE)
+
+    shown = stream.getvalue()
+    ours = re.compile(r"\x1b\[(0|1|2|31|32|33|1;3[123])m|\r\x1b\[K")
+    assert [c for c in ours.sub("", shown) if not c.isprintable() and c != "\n"] == []
+    assert "\x1b[31mred" not in shown.replace(f"\x1b[31m{visible(HOSTILE)}", "")
+    shown.encode()
+
+
+def test_json_stays_the_same_json() -> None:
+    """What a terminal must not get is written as JSON escapes it."""
+    stream = Stream()
+    content = {"text": f"{HOSTILE}\U000e0001 ä →"}
+
+    Screen(stream, environ={}).line(json.dumps(content, indent=2, ensure_ascii=False))
+
+    assert json.loads(stream.getvalue()) == content
+    assert "\\ud800" in stream.getvalue()
+    assert "ä →" in stream.getvalue()
+
+
+def test_line_that_cannot_be_written_is_an_error() -> None:
+    """Except where nobody reads any more, or the report tells the same."""
+
+    class Full(Stream):
+        def write(self, _text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    class Gone(Stream):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(terminal.OutputError, match=r"cannot write .*: No space left on device"):
+        Screen(Full(), environ={}).line("x")
+    Screen(Full(), environ={}, forgiving=True).line("x")
+    Screen(Gone(), environ={}).line("x")
