@@ -52,7 +52,7 @@ def built(monkeypatch: pytest.MonkeyPatch, cache: Cache) -> Iterator[list[Recipe
     asked: list[Recipe] = []
     monkeypatch.setattr(preparing._Order, "make", lambda _, recipes: asked.extend(recipes))
     monkeypatch.setattr(tools, "resolve", lambda name, **_: tool(name, cache, "1.34.4"))
-    monkeypatch.setattr(tools, "installed", list)
+    monkeypatch.setattr(tools, "cached", lambda *_, **__: None)
     monkeypatch.delenv(node.OVERLAY, raising=False)
     yield asked
     assert asked
@@ -214,9 +214,9 @@ class TestNode:
         """Whoever tests a build of their own loads its image into the same node."""
         ours = images.prepare("build", components(cache))
         own = tool("spire-agent", cache, "1.15.3-dev", source="given", content="own")
-        cached = [components(cache)["spire-agent"]]
+        agent = components(cache)["spire-agent"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tools, "installed", lambda: cached)
+            patch.setattr(tools, "cached", lambda *_, **__: agent)
             theirs = images.prepare("build", components(cache, spire_agent=own))
 
         assert theirs.node == ours.node
@@ -343,7 +343,9 @@ class TestMaker:
         log = tmp_path / "log"
 
         with pytest.raises(images.ImageError, match="no space left on device") as error:
-            engine.build("a:b", tmp_path / "Dockerfile", tmp_path, base=None, log=log)
+            engine.build(
+                "a:b", tmp_path / "Dockerfile", tmp_path, base=None, log=log, installation="id"
+            )
 
         assert str(log) in str(error.value)
         assert "free some space" in str(error.value)

@@ -20,6 +20,7 @@ from svidproof.platforms import local
 from svidproof.platforms._runs import clear_stale_runs
 from svidproof.platforms.base import PlatformError, Program
 from svidproof.platforms.local import LocalPlatform
+from svidproof.tools import prepare_cache
 from svidproof.waiting import eventually
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ def test_stray_processes_of_a_dead_run_are_ended(platform: LocalPlatform, cache:
 
 def test_new_run_clears_dead_ones(cache: Path) -> None:
     """A run that begins clears what is left of those that were killed."""
+    prepare_cache()
     dead = cache / "runs" / "deadbeef"
     (dead / "api").mkdir(parents=True)
     (dead / "api" / "key.pem").write_bytes(b"secret")
