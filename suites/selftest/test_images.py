@@ -9,10 +9,11 @@ import pytest
 
 from svidproof import images, tools
 from svidproof.images import crds, debian, engine, node, pins, preparing, store
-from svidproof.images.recipe import Maker, Recipe
+from svidproof.images.recipe import Maker, Recipe, copy_into
 from svidproof.platforms.base import AT_NEED
 from svidproof.tools import Progress, Tool, download
 from svidproof.tools.cache import Cache
+from svidproof.tools.digests import sha256_of
 
 Stub = Callable[[str], Path]
 
@@ -115,6 +116,38 @@ class TestReferences:
         monkeypatch.setattr(pins, "current", lambda: pinned)
 
         assert debian.recipe("base", cache).reference == before
+
+    @pytest.mark.parametrize(
+        ("version", "reference", "told"),
+        [
+            pytest.param("1.40.0", "docker.io/envoyproxy/envoy:v1.40.0", True, id="tag"),
+            pytest.param("1.40.0", "docker.io/envoyproxy/envoy:v1.40.0@sha256:0", True, id="came"),
+            pytest.param("1.39.3", "docker.io/envoyproxy/envoy:v1.39.3@sha256:dd", False, id="pin"),
+            pytest.param("1.40.0", "registry.example/envoy:v1.40.0", False, id="the-users-own"),
+        ],
+    )
+    def test_what_is_taken_by_its_tag_is_told(
+        self, version: str, reference: str, *, told: bool
+    ) -> None:
+        """A digest that came with a tag is no pin."""
+        text = pins.provenance("envoy", version, reference)
+
+        assert text == f"{reference}{'; not pinned: taken by its tag' if told else ''}"
+
+    def test_image_holds_what_the_report_names(self, tmp_path: Path, cache: Cache) -> None:
+        """A binary that was changed after it was found does not get into an image."""
+        binary = cache.root / "envoy"
+        binary.parent.mkdir()
+        binary.write_text("as found")
+        found = tool("envoy", cache, "1.40.0")
+        found = replace(found, sha256=sha256_of(binary))
+        copy_into(tmp_path / "context", found)
+        binary.write_text("as it is now")
+
+        with pytest.raises(images.ImageError, match="was changed while an image was made of it"):
+            copy_into(tmp_path / "another", found)
+
+        assert (tmp_path / "context/envoy").read_text() == "as found"
 
     def test_digest_pins_a_version(self) -> None:
         """A pulled version with a known digest is asked for by it, any other by its tag."""
