@@ -207,7 +207,7 @@ def test_tools_that_are_not_here_are_said_to_be_missing(
     code, _, err = svidproof("tools", "path", "envoy")
     assert code == 3
     assert "svidproof tools install envoy" in err
-    assert svidproof("tools", "clean")[0] == 0
+    assert svidproof("tools", "clean") == (0, "there is nothing to delete\n", "")
 
 
 def test_down_ends_what_is_up_and_nothing_else(svidproof: Command, cache: Path) -> None:

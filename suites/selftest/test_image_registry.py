@@ -4,6 +4,7 @@ import http.server
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +17,13 @@ from svidproof import images
 from svidproof.catalogue import Catalogue
 from svidproof.images import pushing
 from svidproof.manifests import render
-from svidproof.platforms import _beside, _image_registry, kind
+from svidproof.platforms import _beside, _image_registry, _pulls, kind
 from svidproof.platforms._cluster import Node
 from svidproof.platforms._image_registry import ImageRegistry
 from svidproof.platforms._pods import Pods
 from svidproof.platforms._runs import RunDirectory, owner
-from svidproof.platforms.base import PlatformError, SiteOptions
+from svidproof.platforms.base import Part, PlatformError, SiteOptions
+from svidproof.platforms.cluster import as_pulled
 from svidproof.selection import Selection, SelectionError, Wish, select
 from svidproof.tools import Progress
 
@@ -330,6 +332,16 @@ class TestContainer:
         with pytest.raises(PlatformError, match="ended with status 2: out of memory"):
             site.platform("example.org")
 
+    def test_its_memory_is_bounded(self, stub: Stub, tmp_path: Path, port: int) -> None:
+        """Whoever is on the nodes' network can push to it, but not fill the machine's memory."""
+        asked = stub(script(tmp_path, port))
+
+        registry()
+
+        [started] = [line for line in asked.read_text().splitlines() if line.startswith("run ")]
+        store = "/var/lib/registry:uid=65532,gid=65532,mode=0700,size=2g"
+        assert f" --read-only --tmpfs {store} " in started
+
     def test_nodes_are_told_where_it_is(self, stub: Stub, tmp_path: Path, port: int) -> None:
         """Each node by the registry's own address, and everybody by the cluster's ConfigMap."""
         asked = stub(script(tmp_path, port))
@@ -388,6 +400,52 @@ class TestContainer:
             registry().deliver({"envoy": OURS}, cluster, NODES, run="1", progress=Progress.silent())
 
         assert cluster.removed == [("1", ["svidproof-1-images"])]
+
+
+class TestPulledImages:
+    """What the nodes of a cluster have pulled is in the report by its digest."""
+
+    def test_nodes_tell_what_they_have(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of each image, what each node says; the status of a pod has it."""
+        status = SimpleNamespace(name="envoy", image_id=f"docker.io/envoyproxy/envoy@{DIGEST}")
+        pod = SimpleNamespace(
+            status=SimpleNamespace(init_container_statuses=None, container_statuses=[status])
+        )
+
+        def follow(pods: Pods) -> None:
+            pods._known = {"images-0": pod, "images-1": pod}
+
+        monkeypatch.setattr(Pods, "_follow", follow)
+        monkeypatch.setattr(Pods, "await_running", lambda *_: None)
+
+        found = _pulls.pull(paper(), NODES, {"envoy": "envoy:1", "workload": "w:1"}, "1")
+
+        assert found == {
+            "envoy": {f"docker.io/envoyproxy/envoy@{DIGEST}"},
+            "workload": {""},
+        }
+
+    @pytest.mark.parametrize(
+        ("told", "sha256", "note"),
+        [
+            pytest.param({f"a@{DIGEST}"}, "a" * 64, "envoy:1", id="one"),
+            pytest.param({f"a@{DIGEST}", f"b@{DIGEST}"}, "a" * 64, "envoy:1", id="two-names"),
+            pytest.param({DIGEST}, "a" * 64, "envoy:1", id="id"),
+            pytest.param(set(), "", "envoy:1", id="nothing"),
+            pytest.param({""}, "", "envoy:1", id="not-told"),
+            pytest.param(
+                {f"a@{DIGEST}", f"a@sha256:{'b' * 64}"},
+                "",
+                f"envoy:1; its nodes have different images: a@{DIGEST}, a@sha256:{'b' * 64}",
+                id="different",
+            ),
+        ],
+    )
+    def test_report_has_the_digest(self, told: set[str], sha256: str, note: str) -> None:
+        """One that all nodes agree on; else the report says that they do not."""
+        part = Part("envoy", "1.40.0", "image", note="envoy:1")
+
+        assert as_pulled(part, frozenset(told)) == replace(part, sha256=sha256, note=note)
 
 
 class TestCluster:

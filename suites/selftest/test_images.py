@@ -9,10 +9,11 @@ import pytest
 
 from svidproof import images, tools
 from svidproof.images import crds, debian, engine, node, pins, preparing, store
-from svidproof.images.recipe import Maker, Recipe
+from svidproof.images.recipe import Maker, Recipe, copy_into
 from svidproof.platforms.base import AT_NEED
 from svidproof.tools import Progress, Tool, download
 from svidproof.tools.cache import Cache
+from svidproof.tools.digests import sha256_of
 
 Stub = Callable[[str], Path]
 
@@ -52,7 +53,7 @@ def built(monkeypatch: pytest.MonkeyPatch, cache: Cache) -> Iterator[list[Recipe
     asked: list[Recipe] = []
     monkeypatch.setattr(preparing._Order, "make", lambda _, recipes: asked.extend(recipes))
     monkeypatch.setattr(tools, "resolve", lambda name, **_: tool(name, cache, "1.34.4"))
-    monkeypatch.setattr(tools, "installed", list)
+    monkeypatch.setattr(tools, "cached", lambda *_, **__: None)
     monkeypatch.delenv(node.OVERLAY, raising=False)
     yield asked
     assert asked
@@ -115,6 +116,38 @@ class TestReferences:
         monkeypatch.setattr(pins, "current", lambda: pinned)
 
         assert debian.recipe("base", cache).reference == before
+
+    @pytest.mark.parametrize(
+        ("version", "reference", "told"),
+        [
+            pytest.param("1.40.0", "docker.io/envoyproxy/envoy:v1.40.0", True, id="tag"),
+            pytest.param("1.40.0", "docker.io/envoyproxy/envoy:v1.40.0@sha256:0", True, id="came"),
+            pytest.param("1.39.3", "docker.io/envoyproxy/envoy:v1.39.3@sha256:dd", False, id="pin"),
+            pytest.param("1.40.0", "registry.example/envoy:v1.40.0", False, id="the-users-own"),
+        ],
+    )
+    def test_what_is_taken_by_its_tag_is_told(
+        self, version: str, reference: str, *, told: bool
+    ) -> None:
+        """A digest that came with a tag is no pin."""
+        text = pins.provenance("envoy", version, reference)
+
+        assert text == f"{reference}{'; not pinned: taken by its tag' if told else ''}"
+
+    def test_image_holds_what_the_report_names(self, tmp_path: Path, cache: Cache) -> None:
+        """A binary that was changed after it was found does not get into an image."""
+        binary = cache.root / "envoy"
+        binary.parent.mkdir()
+        binary.write_text("as found")
+        found = tool("envoy", cache, "1.40.0")
+        found = replace(found, sha256=sha256_of(binary))
+        copy_into(tmp_path / "context", found)
+        binary.write_text("as it is now")
+
+        with pytest.raises(images.ImageError, match="was changed while an image was made of it"):
+            copy_into(tmp_path / "another", found)
+
+        assert (tmp_path / "context/envoy").read_text() == "as found"
 
     def test_digest_pins_a_version(self) -> None:
         """A pulled version with a known digest is asked for by it, any other by its tag."""
@@ -214,9 +247,9 @@ class TestNode:
         """Whoever tests a build of their own loads its image into the same node."""
         ours = images.prepare("build", components(cache))
         own = tool("spire-agent", cache, "1.15.3-dev", source="given", content="own")
-        cached = [components(cache)["spire-agent"]]
+        agent = components(cache)["spire-agent"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tools, "installed", lambda: cached)
+            patch.setattr(tools, "cached", lambda *_, **__: agent)
             theirs = images.prepare("build", components(cache, spire_agent=own))
 
         assert theirs.node == ours.node
@@ -343,7 +376,9 @@ class TestMaker:
         log = tmp_path / "log"
 
         with pytest.raises(images.ImageError, match="no space left on device") as error:
-            engine.build("a:b", tmp_path / "Dockerfile", tmp_path, base=None, log=log)
+            engine.build(
+                "a:b", tmp_path / "Dockerfile", tmp_path, base=None, log=log, installation="id"
+            )
 
         assert str(log) in str(error.value)
         assert "free some space" in str(error.value)

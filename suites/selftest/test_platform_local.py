@@ -22,8 +22,9 @@ from svidproof.budgets import Budget
 from svidproof.doctor import machine
 from svidproof.platforms import _runs, local
 from svidproof.platforms._runs import RunDirectory, clear_stale_runs, installation_id
-from svidproof.platforms.base import PlatformError, Program
-from svidproof.platforms.local import LocalPlatform
+from svidproof.platforms.base import PlatformError, Program, SiteOptions
+from svidproof.platforms.local import LocalPlatform, LocalSite
+from svidproof.tools import Progress, Tool, prepare_cache
 from svidproof.waiting import eventually
 
 if TYPE_CHECKING:
@@ -78,10 +79,10 @@ def runs_in(cache: Path) -> list[str]:
 
 def killed_run(cache: Path) -> Path:
     """The directory of a run of this installation that was killed."""
+    own = installation_id()
     dead = cache / "runs" / "deadbeef"
-    dead.mkdir(mode=0o700, parents=True)
-    cache.joinpath("runs").chmod(0o700)
-    (dead / "lock").write_text(installation_id())
+    dead.mkdir(mode=0o700)
+    (dead / "lock").write_text(own)
     return dead
 
 
@@ -378,7 +379,8 @@ def test_runs_directory_of_another_user_is_refused(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its owner could put anything in it."""
-    (cache / "runs").mkdir(mode=0o700)
+    prepare_cache()
+    (cache / "runs").mkdir(mode=0o700, exist_ok=True)
     uid = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: uid + 1)
 
@@ -583,3 +585,81 @@ def test_prober_is_this_process(platform: LocalPlatform) -> None:
     own = f"unix:path:{psutil.Process().exe()}"
 
     assert own in platform.selectors("prober")
+
+
+class TestReportedBinaries:
+    """The report names the files that were executed, and nothing else is."""
+
+    @pytest.fixture
+    def program(self, tmp_path: Path) -> Path:
+        """A program of the user's own that calls itself spiffe-helper."""
+        return self.write(tmp_path / "spiffe-helper", "0.11.0")
+
+    @staticmethod
+    def write(path: Path, version: str) -> Path:
+        """Replace a program in one step, as an installer does."""
+        new = path.with_suffix(".new")
+        new.write_text(f"#!/bin/sh\necho '{version}'; echo ' -daemon-mode'\n")
+        new.chmod(0o755)
+        return new.replace(path)
+
+    @staticmethod
+    def sha256sum(path: Path) -> str:
+        """What coreutils says of a file."""
+        asked = ["sha256sum", str(path)]
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout[:64]
+
+    @pytest.mark.usefixtures("cache")
+    def test_binary_that_was_replaced_before_the_start(self, program: Path) -> None:
+        """The report has the hash and the version of what is started."""
+        found = Tool("spiffe-helper", "0.10.0", program, "given", "0" * 64, "")
+        site = LocalSite({"spiffe-helper": found}, SiteOptions(), Progress.silent())
+
+        site.open()
+
+        [part] = site.parts
+        assert (part.name, part.version, part.source) == ("spiffe-helper", "0.11.0", "given")
+        assert part.sha256 == self.sha256sum(program)
+
+    @pytest.mark.usefixtures("cache")
+    def test_cached_binary_that_was_replaced_before_the_start(self, program: Path) -> None:
+        """It is not the one that svidproof installed, so nothing is started."""
+        found = Tool("spiffe-helper", "0.11.0", program, "wheel", "0" * 64, "")
+        site = LocalSite({"spiffe-helper": found}, SiteOptions(), Progress.silent())
+
+        with pytest.raises(PlatformError, match=r"cached spiffe-helper 0\.11\.0 was changed"):
+            site.open()
+
+    @pytest.mark.usefixtures("cache")
+    @pytest.mark.parametrize("how", ["replaced", "written to"])
+    def test_binary_that_is_changed_while_the_run_uses_it(self, program: Path, how: str) -> None:
+        """A second start of it would be of another binary than the report names."""
+        found = Tool("spiffe-helper", "0.11.0", program, "given", self.sha256sum(program), "")
+        site = LocalSite({"spiffe-helper": found}, SiteOptions(), Progress.silent())
+        site.open()
+        with contextlib.closing(site.platform("example.org")) as platform:
+            platform.start(Program("one", "one", "spiffe-helper", ()))
+            if how == "replaced":
+                self.write(program, "6.6.6")
+            else:
+                with program.open("a") as file:
+                    file.write("# more\n")
+
+            with pytest.raises(PlatformError, match="was changed while the run used it"):
+                platform.start(Program("two", "two", "spiffe-helper", ()))
+
+            assert list(platform._processes) == ["one"]
+
+    def test_links_in_the_caches_path_do_not_change_selectors(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A workload is registered by the path that the kernel tells of it."""
+        (tmp_path / "real").mkdir()
+        (tmp_path / "link").symlink_to("real")
+        monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path / "link" / "c"))
+        with contextlib.closing(LocalPlatform({}, "example.org")) as platform:
+            platform.start(Program("one", "one", "python", WAITS, attested=True))
+            wait_for(platform.directory / "log" / "one", "ready")
+            executed = Path(f"/proc/{platform._processes['one'].pid}/exe").readlink()
+
+            assert platform.selectors("one")[0] == f"unix:path:{executed}"

@@ -26,9 +26,9 @@ def sha256(content: bytes) -> str:
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A site that has two programs, each with its checksum file."""
-    with serving(monkeypatch) as served:
+    with serving(monkeypatch, tmp_path / "authority.pem") as served:
         for name in NAMES:
             path = f"{FOLDER}/{pins.host().os}/{pins.host().arch}/{name}"
             served.files |= {path: program(name), f"{path}.sha256": sha256(program(name)).encode()}
@@ -85,7 +85,7 @@ def test_bare_program_becomes_an_executable_tool(
 
     assert tool.path.read_bytes() == program("demo-one")
     assert tools.inspect("demo-one", tool.path).version == "1.2.3"
-    assert tool.note == "checked against the release's own checksum file"
+    assert tool.note == "not pinned: checked against the release's own checksum file only"
     assert len(site.paths) == 2
 
 

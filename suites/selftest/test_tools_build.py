@@ -5,6 +5,7 @@ import json
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import IO
 import pytest
 
 from svidproof import tools
-from svidproof.tools import cache, pins, process, toolchain, wheel
+from svidproof.tools import buildinfo, cache, pins, process, toolchain, wheel
 from svidproof.tools.making import Workshop
 
 SECONDS = 20
@@ -92,6 +93,7 @@ def _pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     (tmp_path / "trace.kinds").write_text("kind: Demo\n", encoding="utf-8")
     fake_go(tmp_path)
+    toolchain._first_line.cache_clear()
 
 
 def fake_go(folder: Path, during_install: str = ":") -> None:
@@ -179,6 +181,104 @@ def test_changed_pins_are_built_anew(tmp_path: Path) -> None:
     resolve()
 
     assert builds(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("go1.26.8 linux/amd64", "go1.26.9 linux/amd64", id="newer-go"),
+        pytest.param("go1.26.8 linux/amd64", "go1.26.8-custom linux/amd64", id="patched-go"),
+    ],
+)
+def test_tool_of_another_compiler_is_another_tool(tmp_path: Path, before: str, after: str) -> None:
+    """What another Go has built is not taken for this one; both stay in the cache."""
+    programs: dict[str, set[Path]] = {}
+    for told in (before, after, before):
+        script = (FAKE_GO % ":").replace("go1.26.8 linux/amd64", told)
+        program(tmp_path / "bin" / "go", script)
+        toolchain._first_line.cache_clear()
+        programs.setdefault(told, set()).add(resolve().path)
+
+    assert builds(tmp_path) == 2
+    assert len(programs[before]) == len(programs[after]) == 1
+    assert programs[before] != programs[after]
+
+
+def test_tool_of_an_older_svidproof_is_taken_if_it_names_its_compiler(tmp_path: Path) -> None:
+    """Such a tool is in the cache by its sources alone, so it must tell itself what built it."""
+    new = resolve().path.parent
+    old = new.with_name(new.name.partition("-")[0])
+    new.rename(old)
+
+    assert tools.find("demo-server") is None  # a script tells nothing
+    (old / "demo-server").write_bytes(elf(go="go1.26.8"))
+    record = json.loads((old / "tool.json").read_text(encoding="utf-8"))
+    record |= {
+        "sha256": cache.sha256_of(old / "demo-server"),
+        "size": (old / "demo-server").stat().st_size,
+    }
+    (old / "tool.json").write_text(json.dumps(record), encoding="utf-8")
+    found = tools.find("demo-server")
+
+    assert found is not None
+    assert (found.path, found.toolchain) == (old / "demo-server", "go1.26.8 linux/amd64")
+    program(tmp_path / "bin" / "go", (FAKE_GO % ":").replace("go1.26.8", "go1.26.9"))
+    toolchain._first_line.cache_clear()
+    assert tools.find("demo-server") is None
+
+
+def elf(go: str = "", comment: str = "") -> bytes:
+    """Return a program of nothing but the sections that tell of its compilers."""
+    module = b"0" * 16 + b"path\tdemo\nbuild\tGOARCH=amd64\nbuild\tGOOS=linux\n" + b"0" * 16
+    info = b"\xff Go buildinf:\x08\x02" + bytes(16)
+    for text in (go.encode(), module):
+        info += bytes([len(text)]) + text
+    names = b"\0.shstrtab\0.go.buildinfo\0.comment\0"
+    sections = {b"": b"", b".shstrtab": names}
+    sections |= {b".go.buildinfo": info} if go else {}
+    sections |= {b".comment": f"{comment}\0".encode()} if comment else {}
+    body, rows = b"", b""
+    for name, content in sections.items():
+        rows += struct.pack("<IIQQQQ24x", names.index(name), 1, 0, 0, 64 + len(body), len(content))
+        body += content
+    header = b"\x7fELF\x02\x01" + bytes(0x22) + struct.pack("<Q", 64 + len(body)) + bytes(10)
+    return header + struct.pack("<HHH", 64, len(sections), 1) + body + rows
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        pytest.param(elf(go="go1.26.8"), "go1.26.8 linux/amd64", id="go"),
+        pytest.param(
+            elf(go="go1.26.8", comment="GCC: (Debian 12.2.0-14+deb12u1) 12.2.0"),
+            "go1.26.8 linux/amd64, gcc 12.2.0",
+            id="cgo",
+        ),
+        pytest.param(elf(comment="Debian clang version 19.1.7 (3)"), "clang 19.1.7", id="clang"),
+        pytest.param(elf(), "", id="silent"),
+        pytest.param(b"#!/bin/sh\n", "", id="script"),
+        pytest.param(b"\x7fELF\x02\x01" + b"\xff" * 200, "", id="damaged"),
+        pytest.param(elf(go="go1.26.8")[:100], "", id="torn"),
+    ],
+)
+def test_binary_names_its_compilers(tmp_path: Path, content: bytes, told: str) -> None:
+    """As far as it does; what cannot be read names none."""
+    (tmp_path / "binary").write_bytes(content)
+
+    assert str(buildinfo.toolchain_of(tmp_path / "binary")) == told
+
+
+def test_nobody_else_can_write_to_what_is_built() -> None:
+    """Under umask 0 too: Go, logs, locks, records, and what goes with the tools."""
+    before = os.umask(0)
+    try:
+        root = resolve().path.parents[4]
+    finally:
+        os.umask(before)
+
+    found = {path: path.stat().st_mode for path in (root, *root.rglob("*"))}
+    assert len(found) > 10
+    assert [path for path, mode in found.items() if mode & 0o022] == []
 
 
 def test_failed_build_tells_its_last_line(tmp_path: Path) -> None:
@@ -271,7 +371,10 @@ def test_two_processes_build_once(tmp_path: Path, pipes: dict[str, Path]) -> Non
         with started(tmp_path) as second:
             assert second.stderr is not None
             told = line_of(second.stderr)
-            with pytest.raises(tools.ToolError, match="another svidproof is installing"):
+            with (
+                pytest.raises(tools.ToolError, match="another svidproof is installing"),
+                tools.alone(),
+            ):
                 tools.clean()
             pipes["go-on"].write_text("go on", encoding="utf-8")
             paths = {each.communicate(timeout=SECONDS)[0] for each in (first, second)}
@@ -312,12 +415,16 @@ def test_clean_empties_the_cache(tmp_path: Path) -> None:
     (locked / "file").write_bytes(b"x" * 1000)
     locked.chmod(0o500)
 
-    freed = tools.clean()
+    with tools.alone():
+        freed = tools.clean()
 
     assert freed >= 2 * size + 1000
     assert tools.installed() == []
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"locks"}
-    assert tools.clean() == 0
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {
+        *("CACHEDIR.TAG", "installation"),
+        *("locks", "runs.lock"),
+    }
+    assert tools.disposable() == {}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -41,10 +42,18 @@ def sha256(content: bytes) -> str:
 
 
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     """A site that has the same archive at two places."""
-    with serving(monkeypatch) as served:
+    with serving(monkeypatch, tmp_path / "authority.pem") as served:
         served.files |= {PATH: GOOD, SPARE: GOOD}
+        yield served
+
+
+@pytest.fixture
+def plain_site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """The same site without TLS."""
+    with serving(monkeypatch) as served:
+        served.files |= {PATH: GOOD, SPARE: GOOD, f"{PATH}.sha256": sha256(GOOD).encode()}
         yield served
 
 
@@ -189,6 +198,7 @@ def leave_half_a_download(
     site: Site, cache: Path, prefix: bytes = b"another file", content: bytes = b""
 ) -> Path:
     """Leave a .part file such as a killed process leaves."""
+    tools.prepare_cache()
     url = site.url + PATH
     name = f"{sha256(url.encode())[:12]}-demo-1.0.0.tar.gz"
     part = cache / "downloads" / f"{name}.part"
@@ -262,7 +272,7 @@ def test_unpinned_archive_is_checked_against_its_own_checksum_file(
 
     tool = resolve()
 
-    assert tool.note == "checked against the release's own checksum file"
+    assert tool.note == "not pinned: checked against the release's own checksum file only"
     assert site.paths == [f"{PATH}.sha256", PATH]
 
 
@@ -277,6 +287,47 @@ def test_unpinned_archive_with_another_checksum_is_refused(
         resolve()
 
     assert left_in(cache) == []
+
+
+@pytest.mark.usefixtures("cache")
+def test_pinned_archive_may_come_without_tls(plain_site: Site) -> None:
+    """What is pinned is verified by its sha256, however it travelled."""
+    assert resolve().version == "1.0.0"
+    assert plain_site.paths == [PATH]
+
+
+@pytest.mark.usefixtures("cache")
+def test_checksum_is_not_asked_for_without_tls(
+    plain_site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can change the archive on its way could change its checksum file as well."""
+    pin(tmp_path, monkeypatch, "", "0" * 64)
+
+    with pytest.raises(tools.ToolError, match=r"not pinned, and not by https|is not the pinned"):
+        resolve()
+
+    assert f"{PATH}.sha256" not in plain_site.paths
+    assert PATH not in plain_site.paths
+
+
+@pytest.mark.usefixtures("cache")
+def test_checksum_is_not_taken_from_a_plain_redirect(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site with TLS that sends its client to one without it does not verify anything."""
+    pin(tmp_path, monkeypatch, "")
+    with Site() as other:
+        other.files[f"{PATH}.sha256"] = sha256(GOOD).encode()
+        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        site.redirects[f"{PATH}.sha256"] = f"{other.url}{PATH}.sha256"
+        try:
+            resolve()
+        finally:
+            other.shutdown()
+            thread.join()
+
+    assert site.paths == [f"{PATH}.sha256", SPARE]
 
 
 @pytest.mark.usefixtures("cache")

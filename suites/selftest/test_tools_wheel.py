@@ -2,15 +2,23 @@
 
 import hashlib
 import io
+import json
+import os
+import stat
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from svidproof import tools
 from svidproof.tools import archive, pins
 from svidproof.tools.errors import ToolError
 
+# Of the program in the wheel, by sha256sum.
+BINARY = "677c6c53f661078129d6674c33d710fe187d395b529e643c69b25a67167eeaf3"
 FILE = "demo_server-1.0.0-py3-none-any.whl"
 
 
@@ -52,6 +60,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         distribution = "demo-server"
         members = {{ demo = "demo/_bin/demo" }}
         versions."1.0.0" = {{ {pins.host().name} = "{sha256}" }}
+        binaries."1.0.0" = {{ demo-{pins.host().name} = "{BINARY}" }}
         """,
         encoding="utf-8",
     )
@@ -75,6 +84,110 @@ def test_pinned_wheel_gives_the_tool(index: Path) -> None:
 
     assert (tool.version, tool.source) == ("1.0.0", "wheel")
     assert {path.name for path in tool.path.parent.iterdir()} == {"demo", "tool.json"}
+
+
+def flip(path: Path) -> None:
+    """Change one byte of a program; its size, version and permissions stay."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b" ")
+
+
+def told_while_resolving() -> tuple[tools.Tool, str]:
+    """Resolve the tool; return it and what was told meanwhile."""
+    told = io.StringIO()
+    progress = tools.Progress(Console(file=told, width=500), patience=600)
+    tool = tools.resolve("demo", progress=progress)
+    return tool, told.getvalue()
+
+
+def test_changed_byte_is_noticed(index: Path) -> None:
+    """A cached binary that was changed is not used: it is installed again, and one line says so."""
+    (index / FILE).write_bytes(wheel())
+    tool = resolve()
+    flip(tool.path)
+
+    assert tools.find("demo") is None
+    assert tools.altered("demo") == "the cached demo 1.0.0 was changed after it was installed"
+    again, told = told_while_resolving()
+
+    assert told == "the cached demo 1.0.0 was changed after it was installed: installing it again\n"
+    assert again == tool
+    assert hashlib.sha256(again.path.read_bytes()).hexdigest() == BINARY
+    assert told_while_resolving() == (tool, "")
+
+
+def test_changed_byte_and_time_of_change_are_noticed(index: Path) -> None:
+    """The clock of a file says nothing about it: another process reads it anew."""
+    (index / FILE).write_bytes(wheel())
+    tool = resolve()
+    before = tool.path.stat()
+    flip(tool.path)
+    os.utime(tool.path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    script = (
+        "import sys, pathlib; from svidproof import tools; from svidproof.tools import pins\n"
+        "pins.data_directory = lambda: pathlib.Path(sys.argv[1]); print(tools.find('demo'))"
+    )
+    package = Path(tools.__file__).parents[2]
+    argv = [sys.executable, "-c", script, str(pins.data_directory())]
+    environment = {**os.environ, "PYTHONPATH": str(package)}
+    told = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+
+    assert told.stdout == "None\n"
+
+
+def test_binary_that_was_changed_with_its_record_is_noticed(index: Path) -> None:
+    """The record lies beside the binary, so what is pinned is compared with the pin, too."""
+    (index / FILE).write_bytes(wheel())
+    tool = resolve()
+    flip(tool.path)
+    file = tool.path.with_name("tool.json")
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record["sha256"] = hashlib.sha256(tool.path.read_bytes()).hexdigest()
+    file.write_text(json.dumps(record), encoding="utf-8")
+
+    again, told = told_while_resolving()
+
+    assert "was changed after it was installed: installing it again" in told
+    assert hashlib.sha256(again.path.read_bytes()).hexdigest() == BINARY
+
+
+def test_changed_binary_that_cannot_be_had_again_is_not_used(index: Path) -> None:
+    """The error is one line; the binary is left where it is, and nobody runs it."""
+    (index / FILE).write_bytes(wheel())
+    flip(resolve().path)
+    (index / FILE).unlink()
+
+    with pytest.raises(ToolError, match="No matching distribution found for demo-server") as raised:
+        resolve()
+
+    assert "\n" not in str(raised.value)
+    assert tools.find("demo") is None
+
+
+def test_wheel_with_another_binary_than_pinned_is_refused(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are pinned by hand, so one of them is wrong."""
+    (index / FILE).write_bytes(wheel())
+    monkeypatch.setattr(pins.Wheel, "binary_sha256", lambda *_: "0" * 64)
+
+    with pytest.raises(ToolError, match="is not the pinned binary"):
+        resolve()
+
+
+def test_nobody_else_can_write_to_the_cache(index: Path) -> None:
+    """Under umask 0 too: pip, unpacking, logs, locks and records, whoever makes them."""
+    (index / FILE).write_bytes(wheel())
+    before = os.umask(0)
+    try:
+        root = resolve().path.parents[4]
+    finally:
+        os.umask(before)
+
+    found = {path: path.stat().st_mode for path in (root, *root.rglob("*"))}
+    assert {root / "logs", root / "locks", root / "tools"} <= found.keys()
+    assert [path for path, mode in found.items() if mode & 0o022] == []
+    assert [path for path, mode in found.items() if stat.S_ISDIR(mode) and mode & 0o077] == []
 
 
 def test_another_wheel_is_refused(index: Path) -> None:
