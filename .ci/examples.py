@@ -46,7 +46,8 @@ def build(patch: Path, work: Path) -> Path:
     shutil.copytree(pins.current().directory, folder)
     module = folder / pins.host().fill(source.directory, version)
     # With what is fetched writable, and gone with the rest.
-    env = os.environ | {"GOMODCACHE": str(work / "mod"), "GOFLAGS": "-modcacherw"}
+    kept = {"GOPATH": str(work / "path"), "GOMODCACHE": str(work / "mod")}
+    env = gobuild.quiet_go(work) | kept | {"GOFLAGS": "-modcacherw"}
     fetch = ["go", "mod", "download", "-json", f"{MODULE}@v{version}"]
     patched = folder / "spire" / "patched"
     Path(json.loads(_output(fetch, module, env))["Dir"]).rename(patched)

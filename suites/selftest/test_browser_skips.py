@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from svidproof.browser import VARIABLE
 from svidproof.manifests import data_root
 
@@ -45,11 +43,11 @@ def test_skipped_pages_are_told_in_one_line(tmp_path: Path) -> None:
     assert LINE.findall(note.read_text()) == [count]
 
 
-@pytest.mark.parametrize("browser", ["/nowhere/chromium"])
-def test_named_browser_that_does_not_start_is_a_failure(tmp_path: Path, browser: str) -> None:
+def test_named_browser_that_does_not_start_is_a_failure(tmp_path: Path) -> None:
     """A machine that is meant to have a browser does not skip for want of it."""
-    code, output = pages(tmp_path, SVIDPROOF_BROWSER=browser)
+    code, output = pages(tmp_path, SVIDPROOF_BROWSER="/nowhere/chromium")
 
     assert code == 1
-    assert "SVIDPROOF_BROWSER is set, but /nowhere/chromium cannot be started" in output
+    # A bare Debian cannot even start the driver.
+    assert re.search(r"SVIDPROOF_BROWSER is set, but \S.* cannot be started: ", output)
     assert not LINE.findall(output)
