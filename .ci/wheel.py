@@ -29,7 +29,7 @@ def main(dist: Path) -> int:
         where = subprocess.check_output([bin_ / "python", "-c", _WHERE], cwd=elsewhere, text=True)
         if not Path(where.strip()).is_relative_to(home):
             raise SystemExit(f"the wheel's svidproof takes its suites from {where.strip()}")
-        which = [bin_ / "python", "-c", _WHICH]
+        which = [str(bin_ / "python"), "-c", _WHICH]
         theirs = subprocess.check_output(which, cwd=elsewhere, text=True)
         checkout = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "fixtures")}
         if theirs != subprocess.check_output(which, cwd=elsewhere, text=True, env=checkout):
