@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ import venv
 from pathlib import Path
 
 _WHERE = "from svidproof.manifests import data_root; print(data_root())"
+_WHICH = "from svidproof.provenance import files_sha256; print(files_sha256())"
 
 
 def main(dist: Path) -> int:
@@ -27,6 +29,11 @@ def main(dist: Path) -> int:
         where = subprocess.check_output([bin_ / "python", "-c", _WHERE], cwd=elsewhere, text=True)
         if not Path(where.strip()).is_relative_to(home):
             raise SystemExit(f"the wheel's svidproof takes its suites from {where.strip()}")
+        which = [str(bin_ / "python"), "-c", _WHICH]
+        theirs = subprocess.check_output(which, cwd=elsewhere, text=True)
+        checkout = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "fixtures")}
+        if theirs != subprocess.check_output(which, cwd=elsewhere, text=True, env=checkout):
+            raise SystemExit("a report of the wheel and one of the checkout have two files_sha256")
         checks = subprocess.check_output([bin_ / "svidproof", "list"], cwd=elsewhere, text=True)
         sys.stdout.write(f"the wheel lists {checks.splitlines()[-1]}\n")
         sys.stdout.flush()

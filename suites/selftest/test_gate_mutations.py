@@ -17,6 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from svidproof import outcome
 from svidproof.catalogue import Catalogue, parse
 from svidproof.outcome import Result
 from svidproof.report import build, gate, publish, read
@@ -294,7 +295,7 @@ def resum(report: Json, catalogue: Catalogue) -> None:
     """Compute again what follows from the checks, as far as it can be."""
     for entry in report["requirements"]:
         results = [Result(c["outcome"]) for c in entry["checks"]]
-        entry["result"] = build.outcome.of_requirement(results).value
+        entry["result"] = outcome.of_requirement(results).value
     report["deviations"] = build.deviations(report["requirements"], catalogue)
     report |= build.conclude(report, catalogue)
 

@@ -215,8 +215,8 @@ def test_report_that_breaks_a_rule_by_force_is_refused(
 @pytest.mark.parametrize(
     ("words", "because"),
     [
-        pytest.param(["--profile="], "--profile names no profile", id="no-profile"),
-        pytest.param(["--profile=core,"], "--profile names no profile", id="half-a-profile"),
+        pytest.param(["--profile="], "--profile is empty: give it a value", id="no-profile"),
+        pytest.param(["--profile=core,"], "--profile core, has an empty part", id="half-a-profile"),
         pytest.param(["--subject="], "--subject must be one line of text", id="no-subject"),
         pytest.param(["--expect=istio=1"], "unknown component istio: there are spire,", id="name"),
         pytest.param(["--expect=envoy.x=1"], "envoy.x: of a component there are version", id="at"),

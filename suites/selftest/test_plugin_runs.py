@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from svidproof import testbeds, tools
+from svidproof import provenance, testbeds, tools
 from svidproof.outcome import Result
 from svidproof.platforms import registry
 from svidproof.platforms.base import Capability, Part, PlatformError, SiteOptions
@@ -455,6 +455,17 @@ def test_check_must_prove_something_known(suite: Suite, text: str, complaint: st
     result.stderr.fnmatch_lines([f"ERROR: {complaint}*"])
 
 
+def test_report_names_its_subject_and_its_suites(suite: Suite) -> None:
+    """As a gate asks for them: these suites are not svidproof's own."""
+    suite.write("test_a.py", GOOD)
+
+    suite.run("--svidproof-subject=commit 1a2b")
+
+    assert suite.report["run"]["subject"] == "commit 1a2b"
+    assert suite.report["suite"]["files_sha256"] == provenance.files_sha256(suite.root)
+    assert suite.report["suite"]["files_sha256"] != provenance.files_sha256()
+
+
 @pytest.mark.parametrize(
     ("option", "complaint"),
     [
@@ -468,6 +479,8 @@ def test_check_must_prove_something_known(suite: Suite, text: str, complaint: st
         ("scenario=mars", "unknown scenario mars: there are"),
         ("timing=slow", "unknown timing slow: there are brisk, stock"),
         ("sabotage=none", "unknown sabotage none: "),
+        ("subject=", "--svidproof-subject is empty: give it a value"),
+        ("profile=core,", "--profile core, has an empty part"),
         ("tool=saw=/bin/true", "'saw' is not a tool*"),
         ("tool=envoy=/nowhere", "*/nowhere does not exist"),
     ],
