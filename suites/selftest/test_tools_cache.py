@@ -368,16 +368,6 @@ class TestPlace:
         assert run.path.parent == tmp_path / "real" / "cache" / "runs"
         run.close()
 
-    def test_linked_directory_of_runs_is_resolved(self, root: Path, tmp_path: Path) -> None:
-        """A link inside of the cache is one, too."""
-        tools.prepare_cache()
-        (tmp_path / "disk").mkdir()
-        (root / "runs").symlink_to(tmp_path / "disk")
-        run = RunDirectory()
-
-        assert run.path.parent == tmp_path / "disk"
-        run.close()
-
     def test_loop_of_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """One line, not a traceback."""
         (tmp_path / "a").symlink_to("b")
