@@ -216,6 +216,16 @@ class TestDefinitions:
 
         assert crds.of(manager, Progress.silent()) == "kind: x\n"
 
+    def test_file_of_a_cached_binary_is_the_pinned_one(self, tmp_path: Path) -> None:
+        """What was changed in the cache does not get into a cluster."""
+        manager = Tool("spire-controller-manager", "0.6.2", tmp_path / "m", "go-module", "", "")
+        (tmp_path / "crds.yaml").write_text("kind: x\n")
+
+        with pytest.raises(
+            images.ImageError, match=r"crds\.yaml was changed after it was installed"
+        ):
+            crds.of(manager, Progress.silent())
+
     def test_release_has_the_file(self, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is fetched from the tag of its version, by the checksum that is pinned."""
         asked: list[tuple[str, str]] = []

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from svidproof import doctor, images, tools
+from svidproof import doctor, images, standing, tools
 from svidproof.images import engine
 from svidproof.platforms._runs import RunDirectory
 from svidproof.platforms.base import PlatformError, SiteOptions
@@ -135,6 +135,17 @@ class TestMarker:
             RunDirectory()
 
         assert everything_below(theirs) == before
+
+
+def test_first_command_of_all_may_be_up(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it notes in a new cache does not make the cache look like somebody's directory."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        standing.up_detached([], "api")
+
+    assert installation.read_id(root) is not None
+    tools.prepare_cache()
 
 
 class TestClean:
@@ -357,16 +368,6 @@ class TestPlace:
         assert run.path.parent == tmp_path / "real" / "cache" / "runs"
         run.close()
 
-    def test_linked_directory_of_runs_is_resolved(self, root: Path, tmp_path: Path) -> None:
-        """A link inside of the cache is one, too."""
-        tools.prepare_cache()
-        (tmp_path / "disk").mkdir()
-        (root / "runs").symlink_to(tmp_path / "disk")
-        run = RunDirectory()
-
-        assert run.path.parent == tmp_path / "disk"
-        run.close()
-
     def test_loop_of_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """One line, not a traceback."""
         (tmp_path / "a").symlink_to("b")
@@ -426,6 +427,16 @@ class TestPlace:
             RunDirectory()
         assert found().ok is False
         assert "every user of this machine" in found().found
+
+    @pytest.mark.parametrize("name", ["tools", "runs", "locks"])
+    def test_directory_inside_that_everybody_can_write_to(self, root: Path, name: str) -> None:
+        """Records and binaries in it could be anybody's."""
+        tools.prepare_cache()
+        (root / name).mkdir()
+        (root / name).chmod(0o777)
+
+        with pytest.raises(tools.ToolError, match=f"has a directory {name} that other users"):
+            tools.prepare_cache()
 
     def test_cache_that_a_group_can_write_to_is_mended(self, root: Path) -> None:
         """An older version left it so under umask 002."""

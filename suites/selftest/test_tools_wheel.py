@@ -1,13 +1,16 @@
 """A wheel brings the binary under test only if it is the pinned wheel."""
 
+import base64
 import hashlib
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,8 @@ from rich.console import Console
 
 from svidproof import tools
 from svidproof.tools import archive, pins
+from svidproof.tools import wheel as wheels
+from svidproof.tools.cache import Cache
 from svidproof.tools.errors import ToolError
 
 # Of the program in the wheel, by sha256sum.
@@ -216,6 +221,96 @@ def test_unpacked_wheel_keeps_its_executables(tmp_path: Path) -> None:
     archive.unpack_wheel(tmp_path / FILE, tmp_path / "unpacked")
 
     assert (tmp_path / "unpacked/demo/_bin/demo").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.fixture
+def compiler(index: Path, tmp_path: Path) -> Callable[[], tuple[Path, str]]:
+    """Installs a compiler from a wheel; returns its program, and what was told meanwhile."""
+    content = b"#!/bin/sh\necho compiled\n"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+    record = f"demo/_bin/demo,sha256={digest},{len(content)}\ndemo-1.0.0.dist-info/RECORD,,\n"
+    raw = index / "demo_compiler-1.0.0-py3-none-any.whl"
+    with zipfile.ZipFile(raw, "w") as whole:
+        program = zipfile.ZipInfo("demo/_bin/demo")
+        program.external_attr = 0o100755 << 16
+        whole.writestr(program, content)
+        whole.writestr("demo-1.0.0.dist-info/RECORD", record)
+    host = pins.host()
+    pin = pins.ToolchainPin(
+        distribution="demo-compiler",
+        version="1.0.0",
+        program="demo/_bin/demo",
+        sha256={host.name: hashlib.sha256(raw.read_bytes()).hexdigest()},
+        record={host.name: hashlib.sha256(record.encode()).hexdigest()},
+    )
+
+    def copy(_wanted: str, _sha256: str, folder: Path, **_: object) -> Path:
+        return Path(shutil.copy(raw, folder))
+
+    def install() -> tuple[Path, str]:
+        told = io.StringIO()
+        progress = tools.Progress(Console(file=told, width=500), patience=600)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(wheels, "download", copy)
+            path = wheels.toolchain(pin, host, Cache(tmp_path / "cache"), progress)
+        return path, told.getvalue()
+
+    return install
+
+
+def change(program: Path) -> None:
+    """Have a compiler compile something else."""
+    program.write_bytes(b"#!/bin/sh\necho corrupted")
+
+
+def add(program: Path) -> None:
+    """Put a file among those of a compiler."""
+    (program.parents[1] / "extra.go").touch()
+
+
+def link(program: Path) -> None:
+    """Put a file in a compiler's place that has its content now."""
+    elsewhere = program.parents[4] / "elsewhere"
+    shutil.move(program, elsewhere)
+    program.symlink_to(elsewhere)
+
+
+def amend(program: Path) -> None:
+    """Change a compiler, and its RECORD with it."""
+    change(program)
+    (program.parents[2] / "demo-1.0.0.dist-info/RECORD").write_text("demo/_bin/demo,,\n")
+
+
+@pytest.mark.parametrize("alter", [change, add, link, amend])
+def test_changed_compiler_builds_nothing(
+    compiler: Callable[[], tuple[Path, str]], alter: Callable[[Path], None]
+) -> None:
+    """Its files are compared with the wheel's RECORD, and that with its pin, before each build."""
+    path, _ = compiler()
+    assert compiler() == (path, "")
+    alter(path)
+
+    again, told = compiler()
+
+    line = "the cached demo-compiler-1.0.0 was changed after it was installed: installing it again"
+    assert told == f"{line}\n"
+    assert again == path
+    assert path.read_bytes() == b"#!/bin/sh\necho compiled\n"
+    assert sorted(p.name for p in path.parents[2].rglob("*") if p.is_file()) == ["RECORD", "demo"]
+
+
+def test_unpacked_wheel_is_not_everybodys_to_write(tmp_path: Path) -> None:
+    """Under umask 0 too."""
+    (tmp_path / FILE).write_bytes(wheel())
+    before = os.umask(0)
+    try:
+        archive.unpack_wheel(tmp_path / FILE, tmp_path / "unpacked")
+    finally:
+        os.umask(before)
+
+    found = [tmp_path / "unpacked", *(tmp_path / "unpacked").rglob("*")]
+    assert len(found) > 5
+    assert [path for path in found if path.stat().st_mode & 0o022] == []
 
 
 def test_wheel_cannot_write_outside_of_its_folder(tmp_path: Path) -> None:
