@@ -157,9 +157,9 @@ def test_entries_of_killed_runs_are_deleted(registry: Registry) -> None:
 
     live = RunDirectory()
     leftovers.take()
-    for run, number in ((live.id, "1"), ("dead", "2"), ("dead", "3"), ("dead", "4")):
+    for run, noted in ((live.id, "1"), ("dead", "2"), ("dead", "3"), ("dead", "4")):
         hint = existing_spire.mark("here", run)
-        _made.note(run, Made("SPIRE", "entry", hint, number))
+        _made.note(run, Made("SPIRE", "entry", hint, noted))
     _made.note("dead", Made("another SPIRE", "entry", "", "0"))
     registry.entries["5"] = {"id": "5", "hint": existing_spire.mark("here", "dead")}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from svidproof import leftovers
+from svidproof import leftovers, tools
 from svidproof.images import engine
 from svidproof.platforms import _made, kind
 from svidproof.platforms._cluster import NAMESPACE, Cluster
@@ -69,7 +70,7 @@ class Api:
             raise ApiException(status=404)
         return self.there[NAMESPACE, name]
 
-    def list_namespace(self, *, label_selector: str, **_: object) -> SimpleNamespace:
+    def list_namespace(self, *, label_selector: str, **__: object) -> SimpleNamespace:
         """Those with a label."""
         key, _, value = label_selector.partition("=")
         items = [o for (k, _), o in self.there.items() if k == NAMESPACE]
@@ -215,9 +216,9 @@ def test_down_removes_only_kept_clusters_that_were_noted(
 ) -> None:
     """Not every cluster whose name begins as ours do."""
     monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
-    monkeypatch.setattr(kind.tools, "find", lambda _: SimpleNamespace(path="/kind"))
-    monkeypatch.setattr(kind.tools, "resolve", lambda _: SimpleNamespace(path="/kind"))
-    monkeypatch.setattr(kind.shutil, "which", lambda _: "/docker")
+    monkeypatch.setattr(tools, "find", lambda _: SimpleNamespace(path="/kind"))
+    monkeypatch.setattr(tools, "resolve", lambda _: SimpleNamespace(path="/kind"))
+    monkeypatch.setattr(shutil, "which", lambda _: "/docker")
     made = {"svidproof-kept-1": {"a": ""}, "svidproof-kept-2": {"b": ""}}
     monkeypatch.setattr(engine, "run", Engine(**made).run)
     deleted: list[str] = []
