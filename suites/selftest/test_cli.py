@@ -213,7 +213,8 @@ def test_tools_that_are_not_here_are_said_to_be_missing(
 def test_down_ends_what_is_up_and_nothing_else(svidproof: Command, cache: Path) -> None:
     """A note whose process has gone, or whose number was given away, is thrown away."""
     up = cache / "up"
-    up.mkdir(parents=True)
+    cache.mkdir(exist_ok=True)
+    up.mkdir(mode=0o700)
     mine = {"pid": os.getpid(), "created": psutil.Process().create_time() - 99, "scenario": "api"}
     (up / "1.json").write_text(json.dumps(mine))
     (up / "2.json").write_text(json.dumps({**mine, "pid": 2**22 + 1}))
@@ -222,6 +223,24 @@ def test_down_ends_what_is_up_and_nothing_else(svidproof: Command, cache: Path) 
     assert svidproof("down") == (0, "nothing is up\n", "")
     assert [path.name for path in up.iterdir()] == ["3.json"]
     assert standing.all_standing() == []
+
+
+def test_down_refuses_notes_that_others_may_have_written(svidproof: Command, cache: Path) -> None:
+    """They name processes to end, and directories to remove."""
+    up = cache / "up"
+    outside = up / "1.outside"
+    outside.mkdir(parents=True)
+    (up / "1.json").write_text(json.dumps({"pid": 2**22 + 1, "created": 0, "scenario": "api"}))
+    up.chmod(0o777)
+
+    code, out, err = svidproof("down")
+
+    assert (code, out) == (3, "")
+    assert err == (
+        f"svidproof: {up} can be written to by other users (mode 0777): chmod go-w it, or set "
+        "SVIDPROOF_CACHE to a directory of yours\n"
+    )
+    assert outside.is_dir()
 
 
 SABOTAGE = Sabotage("lax", "it is lax", ("A-1",), "got 200", {})

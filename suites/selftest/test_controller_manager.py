@@ -12,8 +12,10 @@ from kubernetes.client.exceptions import ApiException
 
 from svidproof.at_need import AtNeed
 from svidproof.components.controller_manager import ControllerManager
-from svidproof.platforms import _clusterwide
+from svidproof.platforms import _clusterwide, _made
+from svidproof.platforms._cluster import DEFINITION
 from svidproof.platforms._clusterwide import ClusterWide
+from svidproof.platforms._made import Made
 from svidproof.platforms._runs import RunDirectory, owner
 from svidproof.sabotage import load_sabotage
 from svidproof.scenario import load_scenario
@@ -21,10 +23,12 @@ from svidproof.waiting import NotYet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 RUN = "1a2b3c4d"
 NAME = "clusterspiffeids.spire.spiffe.io"
 KIND = yaml.safe_dump({"kind": "CustomResourceDefinition", "metadata": {"name": NAME}})
+KIND_MADE = Made("https://paper", DEFINITION, NAME, "uid of the kind")
 
 
 class PaperPlatform:
@@ -197,6 +201,7 @@ class PaperCluster:
     """A cluster that may serve a kind already, whoever made it."""
 
     client = None
+    where = "https://paper"
 
     def __init__(self, labels: dict[str, str] | None = None) -> None:
         """It serves it with these labels; None if it does not."""
@@ -204,12 +209,23 @@ class PaperCluster:
         self.others: list[str] = []
         self.made: list[dict[str, Any]] = []
         self.cleared: list[str] = []
+        self.owned: list[Made] = []
 
     def apply_object(self, body: dict[str, Any]) -> None:
         """Remember."""
         self.made.append(body)
         if body["kind"] == "CustomResourceDefinition":
             self.labels = body["metadata"]["labels"]
+            self.owned.append(KIND_MADE)
+
+    def made_by(self, run: str) -> list[Made]:
+        """What the run has made."""
+        return self.owned if run == RUN else []
+
+    def delete_made(self, _run: str, things: list[Made]) -> None:
+        """The kind goes with its definition."""
+        assert things == [KIND_MADE]
+        self.labels = None
 
     def delete_wide(self, run: str) -> None:
         """Remember."""
@@ -229,10 +245,6 @@ class PaperCluster:
             status=SimpleNamespace(conditions=[established]),
         )
 
-    def delete_custom_resource_definition(self, _name: str) -> None:
-        """It does not serve it any more."""
-        self.labels = None
-
 
 @pytest.fixture
 def _one_api(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,6 +254,12 @@ def _one_api(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 CLUSTERS: list[PaperCluster] = []
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of the test's own."""
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
 
 
 @pytest.fixture
@@ -288,9 +306,11 @@ def test_kind_of_others_stays(live: str) -> None:
 
 @pytest.mark.usefixtures("_one_api")
 def test_kind_of_a_killed_run_is_removed() -> None:
-    """The next run that has used it takes it away."""
+    """The next run that has used it takes it away, if it is the one that was noted."""
     labels = {"svidproof.dev/run": "gone", "svidproof.dev/machine": owner()}
 
+    assert used(PaperCluster(labels)).labels == labels, "a label is no proof"
+    _made.note("gone", KIND_MADE)
     assert used(PaperCluster(labels)).labels is None
 
 

@@ -11,10 +11,14 @@ from unittest import mock
 
 import pytest
 
+from svidproof import leftovers
 from svidproof.components import existing_spire
 from svidproof.components.existing_spire import ExistingAgent, ExistingServer
 from svidproof.credentials import Authority, Template
 from svidproof.forge import UNCHAINED_FLAWS, Flaw, Forge
+from svidproof.platforms import _made
+from svidproof.platforms._made import Made
+from svidproof.platforms._runs import RunDirectory
 from svidproof.platforms.base import Attestation, Completed, PlatformError
 from svidproof.scenario import load_scenario
 from svidproof.selection import Wish
@@ -23,6 +27,8 @@ from svidproof.waiting import NotYet, Overdue
 from svidproof.workload import renewed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from svidproof.credentials import Credential
     from svidproof.platforms.base import Platform
 
@@ -122,18 +128,48 @@ def test_nothing_is_asked_of_a_server_that_was_not_used(registry: Registry) -> N
     assert registry.ran == []
 
 
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of the test's own."""
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
+
+
+def test_entry_of_others_with_the_runs_hint_stays(
+    registry: Registry, server: ExistingServer
+) -> None:
+    """Anybody can give an entry any hint: only the IDs that the server gave are deleted."""
+    server.create_entries([ENTRY])
+    registry.entries["x"] = {"id": "x", "hint": registry.entries["1"]["hint"]}
+
+    server.close()
+
+    assert list(registry.entries) == ["0", "x"]
+
+
 def test_entries_of_killed_runs_are_deleted(registry: Registry) -> None:
-    """Those of this machine: others' runs may go on."""
-    for number, hint in enumerate(("here-live", "here-dead", "else-dead"), 1):
+    """Those that were noted as made: others' runs may go on, and a hint is no proof."""
+    for number, hint in enumerate(("else-live", "here-dead", "else-dead"), 1):
         machine, run = hint.split("-")
         registry.entries[str(number)] = {
             "id": str(number),
             "hint": existing_spire.mark(machine, run),
         }
 
-    existing_spire.clear_stale(registry.ask, "here", lambda run: run == "live")
+    live = RunDirectory()
+    leftovers.take()
+    for run, noted in ((live.id, "1"), ("dead", "2"), ("dead", "3"), ("dead", "4")):
+        hint = existing_spire.mark("here", run)
+        _made.note(run, Made("SPIRE", "entry", hint, noted))
+    _made.note("dead", Made("another SPIRE", "entry", "", "0"))
+    registry.entries["5"] = {"id": "5", "hint": existing_spire.mark("here", "dead")}
 
-    assert list(registry.entries) == ["0", "1", "3"]
+    existing_spire.clear_stale(registry.ask, "SPIRE", "here")
+
+    live.close()
+    assert list(registry.entries) == ["0", "1", "3", "5"]
+    assert [line.partition(",")[0] for line in leftovers.take()] == [
+        "entry 5 has this installation's hint svidproof-here-dead"
+    ]
 
 
 def test_agent_that_is_there_is_not_started() -> None:

@@ -13,13 +13,14 @@ import docker
 import pytest
 import yaml
 
-from svidproof import images
+from svidproof import images, leftovers
 from svidproof.catalogue import Catalogue
 from svidproof.images import pushing
 from svidproof.manifests import render
-from svidproof.platforms import _beside, _image_registry, _pulls, kind
+from svidproof.platforms import _beside, _image_registry, _made, _pulls, kind
 from svidproof.platforms._cluster import Node
 from svidproof.platforms._image_registry import ImageRegistry
+from svidproof.platforms._made import Made
 from svidproof.platforms._pods import Pods
 from svidproof.platforms._runs import RunDirectory, owner
 from svidproof.platforms.base import Part, PlatformError, SiteOptions
@@ -286,6 +287,7 @@ class TestContainer:
         """A cluster that was kept has its registry still, with all that is in it."""
         (tmp_path / "there").touch()
         asked = stub(script(tmp_path, port))
+        _made.note("1", Made("Docker", "kept registry", "demo", "abc"))
 
         assert registry().address == f"localhost:{port}"
 
@@ -474,26 +476,37 @@ class TestCluster:
         removed: list[str] = []
         live = RunDirectory()
 
-        def container(name: str, run: str, cluster: str = "") -> SimpleNamespace:
+        def container(name: str, run: str, *, noted: bool = True) -> SimpleNamespace:
+            if noted:
+                _made.note(run, Made("Docker", "container", "relay", name))
             labels = {"svidproof.dev/run": run}
-            labels |= {_image_registry.CLUSTER_LABEL: cluster} if cluster else {}
-            return SimpleNamespace(labels=labels, remove=lambda **_: removed.append(name))
+            return SimpleNamespace(
+                id=name, name=name, labels=labels, remove=lambda **_: removed.append(name)
+            )
 
         found = [
             container("relay", "dead"),
-            container("own", live.id, "new"),
-            container("kept", "dead", "stays"),
-            container("orphan", "dead", "gone"),
+            container("own", live.id),
+            container("labelled", "dead", noted=False),
         ]
+        _made.note("dead", Made("Docker", "kept registry", "demo", "kept"))
         client = SimpleNamespace(
-            containers=SimpleNamespace(list=lambda **_: found), close=lambda: None
+            containers=SimpleNamespace(
+                list=lambda **_: found, get=lambda uid: next(c for c in found if c.id == uid)
+            ),
+            close=lambda: None,
         )
         monkeypatch.setattr(docker, "from_env", lambda: client)
+        leftovers.take()
 
-        _beside.remove_stale(["stays"])
+        _beside.remove_stale()
         live.close()
 
-        assert removed == ["relay", "orphan"]
+        assert removed == ["relay"]
+        assert _made.knows("Docker", "kept")
+        assert [line.partition(",")[0] for line in leftovers.take()] == [
+            "container labelled bears this installation's label"
+        ]
 
     def test_tools_that_images_are_made_of(self) -> None:
         """The registry's is one where images are made, or if the user gives it."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from svidproof import images
-from svidproof.platforms import _kubeconfig, _places
+from svidproof import images, leftovers
+from svidproof.platforms import _kubeconfig, _made, _places
 from svidproof.platforms import cluster as clusters
 from svidproof.platforms._cluster import Cluster, Node
 from svidproof.platforms._kubeconfig import Context
+from svidproof.platforms._made import Made
 from svidproof.platforms._permissions import Denied, Need
 from svidproof.platforms._places import Ground
 from svidproof.platforms._runs import RunDirectory
@@ -32,6 +33,8 @@ NODE = Node("kind-worker", "kind-worker", "uid-1")
 
 class PaperCluster(Cluster):
     """A cluster that has namespaces, and nothing else."""
+
+    where = "https://paper"
 
     def __init__(self, **namespaces: str) -> None:
         """These are there, each with its run, which is empty if it is none of ours."""
@@ -74,6 +77,10 @@ class PaperCluster(Cluster):
             self.removed.append(name)
             if not self.lingers:
                 self.there.pop(name, None)
+
+    def delete_namespace(self, run: str, thing: Made) -> None:
+        """Likewise, by its note."""
+        self.delete_all_of(run, [thing.name])
 
     def delete_wide(self, run: str) -> None:
         """There is nothing but namespaces."""
@@ -295,14 +302,20 @@ def test_what_a_killed_run_left_is_no_hindrance(
     entered: Callable[[PaperCluster], ClusterSite],
 ) -> None:
     """Its namespaces go first, and are waited for."""
-    cluster = PaperCluster(demo="gone", **{"demo-spire": "gone"})
+    cluster = PaperCluster(demo="gone", other="gone", **{"demo-spire": "gone"})
     cluster.lingers = 3
+    leftovers.take()
+    for name in ("demo", "demo-spire"):
+        _made.note("gone", Made(cluster.where, "v1/Namespace", name, f"uid of {name}"))
 
     assert entered(cluster).parts[-1].version == "1.34.0"
     assert cluster.pulled == [{"envoy": "envoy:1"}], "or a renewal passes while one is pulled"
 
     assert cluster.removed == ["demo", "demo-spire"]
     assert cluster.lingers < 0
+    assert [line.partition(",")[0] for line in leftovers.take()] == [
+        "namespace other bears this installation's label"
+    ]
 
 
 def test_what_a_run_that_goes_on_has_made_stays(

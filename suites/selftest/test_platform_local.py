@@ -449,9 +449,9 @@ def test_run_that_is_being_removed_is_not_taken_for_a_stale_one(cache: Path) -> 
     """Runs that begin and end side by side leave each other's directories alone."""
     script = (
         "from svidproof.platforms._runs import RunDirectory\n"
-        "for _ in range(40):\n"
+        "for _ in range(15):\n"
         "    run = RunDirectory()\n"
-        "    for name in range(400): (run.path / str(name)).touch()\n"
+        "    for name in range(200): (run.path / str(name)).touch()\n"
         "    run.close()\n"
         "from svidproof import leftovers; print(leftovers.take())\n"
     )

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from kubernetes.client.exceptions import ApiException
 
+from svidproof import leftovers
+from svidproof.platforms import _made
 from svidproof.platforms import _tenancy as tenancies
 from svidproof.platforms._cluster import Cluster
+from svidproof.platforms._made import Made
 from svidproof.platforms._runs import RunDirectory, owner
 from svidproof.platforms._tenancy import SpireNamespace, TenantCluster
 from svidproof.platforms.base import PlatformError, SiteOptions
@@ -18,7 +21,16 @@ from svidproof.tools import Progress
 if TYPE_CHECKING:
     from pathlib import Path
 
-POD = {"kind": "Pod", "metadata": {"name": "api", "namespace": "mine", "labels": {"app": "api"}}}
+POD = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {"name": "api", "namespace": "mine", "labels": {"svidproof.dev/run": "run1"}},
+}
+
+
+def made_object(uid: str) -> SimpleNamespace:
+    """What an API server answers to who has made an object."""
+    return SimpleNamespace(metadata=SimpleNamespace(uid=uid))
 
 
 class Server:
@@ -30,12 +42,12 @@ class Server:
         self.made: list[dict[str, Any]] = []
         self.deleted: list[tuple[str, str, str]] = []
 
-    def create(self, *, body: dict[str, Any], namespace: str) -> str:
+    def create(self, *, body: dict[str, Any], namespace: str) -> SimpleNamespace:
         """Make an object."""
         if self.refusal:
             raise ApiException(status=self.refusal, reason="no")
         self.made.append(body)
-        return f"{namespace}/{body['metadata']['name']}"
+        return made_object(f"{namespace}/{body['metadata']['name']}")
 
     def read_namespace(self, _name: str) -> None:
         """Show one."""
@@ -44,15 +56,11 @@ class Server:
 
     read_namespaced_config_map = create
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  any of a family
-        """Delete a collection."""
-        kind = name.removeprefix("delete_collection_namespaced_")
-
-        def delete(namespace: str, *, label_selector: str, grace_period_seconds: int) -> None:
-            assert grace_period_seconds == 0
-            self.deleted.append((kind, namespace, label_selector))
-
-        return delete
+    def delete(self, *, name: str, namespace: str, body: dict[str, Any]) -> None:
+        """Delete an object, if it is the very one."""
+        self.deleted.append((name, namespace, body["preconditions"]["uid"]))
+        if self.refusal:
+            raise ApiException(status=self.refusal, reason="no")
 
 
 @pytest.fixture
@@ -66,19 +74,23 @@ def cluster(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A tenant's view of it, from a machine of its own."""
     monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
     made = object.__new__(TenantCluster)
-    made.core = made.networking = server
+    made.core = server
     monkeypatch.setattr(made, "resource_of", lambda _body: server)
-    monkeypatch.setattr(Cluster, "apply_object", lambda _self, _body: "applied")
+    applied = made_object("mine/api")
+    monkeypatch.setattr(Cluster, "apply_object", lambda _self, _body: applied)
     return made
 
 
 def test_what_is_made_bears_the_machines_label(cluster: TenantCluster, server: Server) -> None:
     """Beside its own; a second time it is applied."""
-    assert cluster.apply_object(POD | {}) == "mine/api"
-    assert cluster.apply_object(POD | {}) == "applied"
+    for _ in range(2):
+        assert cluster.apply_object(POD | {}).metadata.uid == "mine/api"
 
     [made] = server.made
-    assert made["metadata"]["labels"] == {"app": "api", "svidproof.dev/machine": owner()}
+    assert made["metadata"]["labels"] == {
+        "svidproof.dev/run": "run1",
+        "svidproof.dev/machine": owner(),
+    }
 
 
 def test_what_is_there_is_not_touched(cluster: TenantCluster, server: Server) -> None:
@@ -94,7 +106,7 @@ def test_second_testbed_does_not_touch_the_first(cluster: TenantCluster) -> None
 
     def pod(run: str) -> dict[str, Any]:
         labels = {"svidproof.dev/run": run}
-        return {"kind": "Pod", "metadata": {"name": "api", "namespace": "mine", "labels": labels}}
+        return POD | {"metadata": {"name": "api", "namespace": "mine", "labels": labels}}
 
     cluster.apply_object(pod("run1"))
 
@@ -102,10 +114,10 @@ def test_second_testbed_does_not_touch_the_first(cluster: TenantCluster) -> None
         with pytest.raises(PlatformError, match="mine holds another testbed of this run, with a P"):
             cluster.apply_object(pod("run2"))
         cluster.delete_all_of("run2", ["mine"])
-    assert cluster.apply_object(pod("run1")) == "applied"
+    cluster.apply_object(pod("run1"))
 
     cluster.delete_all_of("run1", ["mine"])
-    assert cluster.apply_object(pod("run2")) == "mine/api"
+    assert cluster.apply_object(pod("run2")).metadata.uid == "mine/api"
 
 
 def test_other_refusals_are_told(cluster: TenantCluster, server: Server) -> None:
@@ -116,37 +128,53 @@ def test_other_refusals_are_told(cluster: TenantCluster, server: Server) -> None
         cluster.apply_object(POD | {})
 
 
-def test_only_the_runs_own_is_removed(cluster: TenantCluster, server: Server) -> None:
-    """Kind by kind, by its label; the namespace stays."""
-    cluster.delete_all_of("run1", ["mine", "mine"])
-
-    kinds = ["pod", "service", "secret", "config_map", "service_account"]
-    kinds += ["network_policy"]
-    assert server.deleted == [(kind, "mine", "svidproof.dev/run=run1") for kind in kinds]
+def own(run: str) -> dict[str, Any]:
+    """A pod of a run's."""
+    labels = {"svidproof.dev/run": run}
+    return POD | {"metadata": {"name": "api", "namespace": "mine", "labels": labels}}
 
 
-def test_tenant_without_the_right_removes_no_network_policies(
-    cluster: TenantCluster, server: Server
-) -> None:
-    """Where a run may make none, it does not ask to remove any."""
-    cluster.isolates = False
+@pytest.mark.parametrize("refusal", [0, 404, 409])
+def test_only_the_runs_own_is_removed(cluster: TenantCluster, server: Server, refusal: int) -> None:
+    """By the UID that its maker was told: gone, or another's by now, it is left."""
+    cluster.apply_object(own("run1"))
+    server.refusal = refusal
 
-    cluster.delete_all_of("run1", ["mine"])
+    for _ in range(2):
+        cluster.delete_all_of("run1", ["mine", "mine"])
 
-    assert "network_policy" not in {kind for kind, _, _ in server.deleted}
+    assert server.deleted == [("api", "mine", "mine/api")]
+    assert _made.of("run1", cluster.where) == []
 
 
 def test_what_killed_runs_left_is_removed(cluster: TenantCluster, server: Server) -> None:
-    """Of this machine, and not what a run that goes on has made."""
+    """What they have noted, there, and not what a run that goes on has made."""
     run = RunDirectory()
+    for made_by in (run.id, "dead"):
+        for where, namespace in ((cluster.where, "mine"), (cluster.where, "x"), ("y", "mine")):
+            thing = Made(where, "v1/Pod", "api", f"uid of {made_by}", namespace)
+            _made.note(made_by, thing)
 
     cluster.clear_stale("mine")
 
-    selectors = {selector for _, _, selector in server.deleted}
     run.close()
-    assert selectors == {
-        f"svidproof.dev/machine={owner()},svidproof.dev/run notin ({run.id})",
-    }
+    assert server.deleted == [("api", "mine", "uid of dead")]
+
+
+def test_notes_of_another_machine_are_named_only(
+    cluster: TenantCluster, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of a machine has the notes of a run that goes on elsewhere."""
+    leftovers.take()
+    monkeypatch.setattr(_made, "machine", lambda: "the original")
+    _made.note("run1", Made(cluster.where, "v1/Pod", "api", "uid", "mine"))
+    monkeypatch.setattr(_made, "machine", lambda: "its copy")
+
+    cluster.clear_stale("mine")
+
+    assert server.deleted == []
+    [told] = leftovers.take()
+    assert told.startswith("Pod api in namespace mine is noted as made by run run1 on another mach")
 
 
 @pytest.mark.parametrize(("refusal", "there"), [(0, True), (403, True), (404, False)])
