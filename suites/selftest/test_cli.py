@@ -100,7 +100,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("verify", "x.json", "--expect", "spire"), "spire is not like spire="),
         (("verify", "x.json", "--profile", "gold"), "unknown profile gold"),
         (("verify", "x.json", "--matrix", "spire=1,"), "spire=1, is not like platform=local"),
-        (("verify", "x.json", "--matrix", "a=1,a=2"), "a=1,a=2 has a twice: write its values"),
+        (("verify", "x.json", "--matrix", "spire=1,spire=2"), "spire=1,spire=2 has spire twice"),
         (("selftest", "--only", "nothing"), "unknown sabotage nothing: "),
     ],
 )
