@@ -72,6 +72,13 @@ FREE = {
     "requirements[].checks[].artifacts",  # where evidence is; none of a check that passed
     "measurements",  # numbers for people: no requirement is judged by them
 }
+# Of these nodes of the report below, one can be changed, or taken away, and the gate stays open.
+CHANGED = {
+    *("run.id", "run.command", "run.warnings", "run.warnings.[]", "components.[].note"),
+    *(f"requirements.[].checks.[].{name}" for name in ("duration_s", "message", "artifacts")),
+    *(f"measurements.lag.{name}" for name in ("value", "unit", "requirement")),
+}
+DELETED = {"run.warnings.[]", "measurements.lag"}
 # In these, order says nothing.
 UNORDERED = {"components": "name", "requirements[].checks": "id"}
 
@@ -393,6 +400,39 @@ def test_what_is_free_is_really_free(small: Gate) -> None:
 
 def _each(report: Json, number: int, **changes: object) -> None:
     report["requirements"][number]["checks"][number].update(changes)
+
+
+def other(old: Json) -> Json:
+    """Something of the same kind."""
+    if isinstance(old, bool) or old is None:
+        return "x" if old is None else not old
+    if isinstance(old, str):
+        return f"{old}x"
+    if isinstance(old, int | float):
+        return old + 1
+    return [*old, *old[:1]] if isinstance(old, list) else {**old, "x": 1}
+
+
+@pytest.mark.parametrize("edit", ["changed", "deleted"])
+def test_every_node_of_a_sealed_report_is_held(small: Gate, edit: str) -> None:
+    """One after the other, none left out: what is not free is refused."""
+    free: set[str] = set()
+    for path in places(small.report):
+        edited = copy.deepcopy(small.report)
+        if edit == "changed":
+            at(edited, path[:-1])[path[-1]] = other(at(edited, path))
+        else:
+            del at(edited, path[:-1])[path[-1]]
+        if path != ("digest",):
+            edited["digest"] = build.digest(edited)
+        content = json.dumps(edited).encode()
+        if not small.reasons(content):
+            free.add(".".join("[]" if isinstance(key, int) else key for key in path))
+        assert_refused_or_same(small, content)
+
+    # An installed svidproof has no commit that could be changed.
+    free = {name for name in free if not name.startswith("suite.commit")}
+    assert free == {"changed": CHANGED, "deleted": DELETED}[edit]
 
 
 def test_mutated_report_is_refused_or_claims_the_same(small: Gate) -> None:
