@@ -428,7 +428,7 @@ class TestPlace:
         assert found().ok is False
         assert "every user of this machine" in found().found
 
-    @pytest.mark.parametrize("name", ["tools", "runs", "locks"])
+    @pytest.mark.parametrize("name", ["tools", "up", "locks"])
     def test_directory_inside_that_everybody_can_write_to(self, root: Path, name: str) -> None:
         """Records and binaries in it could be anybody's."""
         tools.prepare_cache()
