@@ -334,7 +334,7 @@ def test_unforeseen_error_is_one_line_and_inconclusive(
 
 def test_debugging_shows_the_traceback(svidproof: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """For whoever reports the error."""
-    monkeypatch.setattr(tools, "installed", lambda: [][1])
+    monkeypatch.setattr(tools, "installed", lambda: json.loads("x"))
     monkeypatch.setenv("SVIDPROOF_DEBUG", "1")
 
     code, _, err = svidproof("tools", "list")
