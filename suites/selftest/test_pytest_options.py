@@ -222,6 +222,25 @@ def test_python_without_assertions_is_refused(tmp_path: Path) -> None:
         )
 
 
+def test_plain_pytest_without_assertions_is_refused(tmp_path: Path) -> None:
+    """By the plugin itself, where no configuration turns pytest's warning into an error."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-O", "-P", "-m", "pytest", "-p", "svidproof.plugin"),
+            *("-c", os.devnull, str(SUITES / "helper")),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        timeout=120,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (4, f"ERROR: {child.NO_ASSERTIONS}\n\n")
+    assert not list(tmp_path.iterdir())
+
+
 def test_environment_and_configuration_of_the_place_do_not_reach_the_child(tmp_path: Path) -> None:
     """Neither options nor plugins of the working directory make a run pass by not running it."""
     (tmp_path / "conftest.py").write_text("import os\nos._exit(0)\n")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from svidproof import hardening
 from svidproof.budgets import Budget
 from svidproof.catalogue import Catalogue
 from svidproof.credentials import Authority, Template
@@ -133,7 +134,10 @@ def test_report_is_published_whole(
 def test_old_report_gives_way(tmp_path: Path, report: dict[str, Any]) -> None:
     """What an earlier run of ours wrote is gone before a new one begins; nothing else is."""
     publish.publish(report, tmp_path)
-    for name in ("junit.xml", "timeline.jsonl", "mine.txt", "artifacts/x/log"):
+    for name in (
+        *("junit.xml", "timeline.jsonl", "timeline-greeter.jsonl", "report.html", "mine.txt"),
+        *("artifacts/x/log", "kept/api/log/api.envoy", ".report.json.abc", ".report.html.xyz"),
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("old")
 
@@ -142,7 +146,61 @@ def test_old_report_gives_way(tmp_path: Path, report: dict[str, Any]) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "no json"])
+def test_linked_folders_of_an_old_report_are_unlinked(
+    tmp_path: Path, report: dict[str, Any]
+) -> None:
+    """What they lead to is somebody else's."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").write_text("theirs")
+    out = tmp_path / "out"
+    out.mkdir()
+    publish.publish(report, out)
+    (out / "kept").symlink_to(tmp_path / "theirs")
+
+    publish.prepare(out)
+
+    assert list(out.iterdir()) == []
+    assert (tmp_path / "theirs" / "file").read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("umask", "mode"),
+    [(0o022, 0o644), (0o077, 0o600), (0o027, 0o640), (0o000, 0o644), (0o002, 0o644)],
+)
+def test_report_is_as_readable_as_the_user_wants(
+    tmp_path: Path, report: dict[str, Any], umask: int, mode: int
+) -> None:
+    """And writable by nobody else, whatever the umask."""
+    before = os.umask(umask)
+    try:
+        path = publish.publish(report, tmp_path)
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+
+    assert oct(path.stat().st_mode & 0o777) == oct(mode)
+
+
+@pytest.mark.parametrize(("umask", "then"), [(0o000, 0o022), (0o002, 0o022), (0o077, 0o077)])
+def test_nothing_of_a_run_is_writable_by_others(umask: int, then: int) -> None:
+    """Neither the directory nor timelines, junit.xml or artifacts, which do as the umask says."""
+    before = os.umask(umask)
+    try:
+        assert hardening.protect_files() == umask
+        assert os.umask(umask) == then
+    finally:
+        os.umask(before)
+
+
+def test_pipe_in_the_place_of_a_report_is_not_waited_for(tmp_path: Path) -> None:
+    """It is not ours, so it is left alone."""
+    os.mkfifo(tmp_path / "report.json")
+
+    with pytest.raises(publish.DirectoryError, match="not a report of svidproof"):
+        publish.prepare(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "no json", "[" * 100_000])
 def test_report_of_others_is_not_overwritten(tmp_path: Path, content: str) -> None:
     """A report.json of some other program is left alone, with a hint."""
     (tmp_path / "report.json").write_text(content)
