@@ -20,9 +20,9 @@ from svidproof.outcome import Result
 from svidproof.scenario import load_scenario
 from svidproof.tls import Exchange
 from svidproof.watch import Moment, Source, Watch
-from svidproof.watch.attention import LOGS, REQUESTS, Attention
+from svidproof.watch.attention import LOGS, OWN_LAG, REQUESTS, Attention
 from svidproof.watch.logs import parse_line
-from svidproof.watch.observation import LAG, OWN_LAG
+from svidproof.watch.observation import LAG
 from svidproof.watch.timeline import Timeline
 from svidproof.workload_api import Answer, X509Svid
 
