@@ -39,7 +39,7 @@ SPIRE, TENANT = "spire-system", "demo"
 _NOT_CONFORMANT = 1
 _DEPLOYED = Budget("SPIRE is deployed", 90, 0.2)
 _REMOVED = Budget("SPIRE is removed", 90, 0.2)
-EVERYBODY = "this SPIRE gives identities to pods that the run does not register"
+EVERYBODY = "this SPIRE gives pods identities of its own, as by a default ClusterSPIFFEID"
 QUIET = "has no line at level DEBUG"
 
 

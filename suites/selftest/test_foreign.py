@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives import serialization
 
-from svidproof import booting, outcome, records, workload_api
+from svidproof import outcome, records, workload_api
 from svidproof.booting import Boot
 from svidproof.checks import assert_none_of_ours, assert_own
 from svidproof.components import existing_spire
@@ -20,6 +21,7 @@ from svidproof.credentials import Authority, Template, leads_to, signer_in
 from svidproof.outcome import Fault, Result
 from svidproof.platforms._pods import Pods
 from svidproof.platforms.base import Attestation, Capability, Completed
+from svidproof.scenario import PROBER, load_scenario
 from svidproof.waiting import NotYet
 from svidproof.workload import Workload
 from svidproof.workload_api import Answer, X509Svid
@@ -97,7 +99,7 @@ def test_what_was_seen_earlier_may_still_be_served() -> None:
     """The agent hears of a deleted entry later; it need not be served any more."""
     now = Foreign().after(EVERYBODY)
 
-    assert (now.ids, now.certain) == ({BY_ACCOUNT}, frozenset())
+    assert now == Foreign(frozenset({BY_ACCOUNT}))
     assert now.apart_from([BY_ACCOUNT, OWN]) == [OWN]
 
 
@@ -192,16 +194,12 @@ def test_without_an_entry_there_is_nothing_of_ours(
 def test_workload_presents_its_own_svid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever that stands in the answer; one of others only is none."""
     credential = Authority.create("root", "example.org").issue("a", Template(uris=(OWN,)))
-    der = workload_api.serialization.Encoding.DER
-    key = workload_api.serialization.load_pem_private_key(credential.key_pem, password=None)
+    der, plain = serialization.Encoding.DER, serialization.NoEncryption()
+    key = serialization.load_pem_private_key(credential.key_pem, password=None)
     own = X509Svid(
         OWN,
         credential.chain,
-        key.private_bytes(
-            der,
-            workload_api.serialization.PrivateFormat.PKCS8,
-            workload_api.serialization.NoEncryption(),
-        ),
+        key.private_bytes(der, serialization.PrivateFormat.PKCS8, plain),
         (),
         hint="ours",
     )
@@ -236,15 +234,35 @@ def test_prober_with_an_identity_is_noticed(
     monkeypatch: pytest.MonkeyPatch, foreign: Foreign, served: Answer, *, lacks: bool
 ) -> None:
     """Entries of others alone are the reason: an SVID without one is for the checks to judge."""
-    monkeypatch.setattr(booting.workload_api, "fetch_x509", lambda _target: served)
+    monkeypatch.setattr(workload_api, "fetch_x509", lambda _target: served)
     testbed = SimpleNamespace(
-        foreign=lambda _place: foreign, prober=SimpleNamespace(workload_api=lambda: "unix:/a")
+        foreign=lambda _place: foreign,
+        prober=SimpleNamespace(workload_api=lambda: "unix:/a"),
+        scenario=load_scenario("api"),
     )
 
     found = Boot(cast("Testbed", testbed))._lacking()
 
     assert list(found) == ([Capability.UNREGISTERED_PROCESS] if lacks else [])
     assert not lacks or BY_ACCOUNT in found[Capability.UNREGISTERED_PROCESS]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "lacks"),
+    [("api", False), ("two-frontends", False), ("greeter", True), ("manifest", True)],
+)
+def test_programs_that_take_any_svid_need_a_sole_one(scenario: str, *, lacks: bool) -> None:
+    """Envoy asks for its own by name."""
+
+    def foreign(place: str) -> Foreign:
+        return Foreign() if place == PROBER else EVERYBODY
+
+    testbed = SimpleNamespace(foreign=foreign, scenario=load_scenario(scenario))
+
+    found = Boot(cast("Testbed", testbed))._lacking()
+
+    assert list(found) == ([Capability.SOLE_IDENTITY] if lacks else [])
+    assert not lacks or BY_ACCOUNT in found[Capability.SOLE_IDENTITY]
 
 
 def test_what_a_testbed_lacks_is_no_failure() -> None:
