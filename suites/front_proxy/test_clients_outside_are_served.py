@@ -6,8 +6,10 @@ import pytest
 from cryptography import x509
 
 from svidproof import Capability, Measure, Saw, Testbed, Version, needs, requirement
+from svidproof.certificates import extensions_of
 from svidproof.checks import assert_counted, assert_echoed
 from svidproof.credentials import leads_to
+from svidproof.faults import only, reading
 from svidproof.refusals import VERSIONS
 from svidproof.watch.timeline import spiffe_ids
 
@@ -50,7 +52,7 @@ def test_client_with_files_is_answered(
     echo = assert_echoed(exchange)
     assert (echo.method, echo.path) == ("GET", "/hello?to=all"), f"the backend got {echo}"
     assert echo.values("x-forwarded-proto") == ["https"], echo.values("x-forwarded-proto")
-    [request_id] = echo.values("x-request-id") or [""]
+    request_id = only(echo.values("x-request-id") or [""], "X-Request-Id")
     assert _is_uuid(request_id), f"X-Request-Id is {request_id!r}"
     seen = [(request.tag, request.path) for request in proxy.behind.seen(before.requests)]
     assert seen == [(tag, "/hello?to=all")], f"the backend saw {seen}"
@@ -76,8 +78,10 @@ def test_proxy_serves_its_own_svid(front_proxy: Testbed, saw: Saw) -> None:
 
 
 def _dns_names(certificate: x509.Certificate) -> list[str]:
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return names.get_values_for_type(x509.DNSName)
+    with reading("the names of a certificate"):
+        extensions = extensions_of(certificate)
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return names.get_values_for_type(x509.DNSName)
 
 
 def _is_uuid(text: str) -> bool:

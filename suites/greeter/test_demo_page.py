@@ -19,6 +19,7 @@ from svidproof import (
 )
 from svidproof.budgets import Budget
 from svidproof.demo_page import DemoPage, Shown, differences, of_authority, of_svid
+from svidproof.faults import only, reading
 from svidproof.greeters import AT_ONCE
 from svidproof.watch import Source
 from svidproof.watch.observation import Period
@@ -128,7 +129,8 @@ def test_nothing_sent_holds_a_key(page: DemoPage) -> None:
         return sent, list(after)
 
     sent, svids = eventually(collected, budgets.PAGE)
-    [(_, token)] = workload_jwt.fetch(page.program.workload_api(), [AUDIENCE]).svids
+    answer = workload_jwt.fetch(page.program.workload_api(), [AUDIENCE])
+    _, token = only(answer.svids, "JWT-SVID")
 
     assert svids[0].spiffe_id in sent, "what was sent is not the page"
     assert "PRIVATE KEY" not in sent, "a private key was sent"
@@ -139,7 +141,8 @@ def test_nothing_sent_holds_a_key(page: DemoPage) -> None:
 
 def forms(key_der: bytes) -> list[str]:
     """A private key as text might hold it: its encoding, and the secret number in it."""
-    key = serialization.load_der_private_key(key_der, password=None)
+    with reading("a private key"):
+        key = serialization.load_der_private_key(key_der, password=None)
     raw = [key_der]
     if isinstance(key, ec.EllipticCurvePrivateKey):
         raw.append(key.private_numbers().private_value.to_bytes(key.key_size // 8, "big"))

@@ -10,6 +10,7 @@ from svidproof import Saw, Testbed, budgets, eventually, requirement
 from svidproof.browser import launched
 from svidproof.budgets import Budget
 from svidproof.demo_page import DemoPage, Shown, differences, of_svid
+from svidproof.faults import only
 from svidproof.watch.observation import Period
 from svidproof.workload_api import fetch_x509
 
@@ -96,7 +97,7 @@ def test_browser_shows_a_token_for_what_is_typed(
         assert seen.of("jwt"), "no JWT-SVID is shown"
         return seen
 
-    [fields] = eventually(shown, budgets.PAGE).of("jwt")
+    fields = only(eventually(shown, budgets.PAGE).of("jwt"), "JWT-SVID")
     assert fields["aud"] == "typed.example", f"for {fields['aud']}"
     assert fields["sub"] == page.program.spiffe_id, f"of {fields['sub']}"
     width = opened.evaluate("document.documentElement.scrollWidth")

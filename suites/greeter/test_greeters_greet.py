@@ -5,6 +5,7 @@ import uuid
 import pytest
 
 from svidproof import Saw, Testbed, budgets, eventually, requirement
+from svidproof.faults import only
 from svidproof.greeters import Cast
 from svidproof.watch import LogRecord
 
@@ -45,7 +46,7 @@ def test_start_and_greeting_are_logged(greeter: Testbed, cast: Cast, side: str, 
 
     records = eventually(told, budgets.LOG_LINE, alive=greeter.assert_alive)
 
-    [connected] = [r for r in records if r.message == START[-1]]
+    connected = only((r for r in records if r.message == START[-1]), f"line {START[-1]!r}")
     own = connected.fields.get("spiffe_id")
     assert own == me.spiffe_id, f"{component} connected as {own}, not as {me.spiffe_id}"
     saw(greeting[side])

@@ -19,6 +19,7 @@ from svidproof import (
 )
 from svidproof.budgets import Budget
 from svidproof.demo_page import DemoPage
+from svidproof.faults import only
 from svidproof.watch.observation import JITTER, TRUNCATION
 from svidproof.workload_jwt import Token
 
@@ -42,7 +43,7 @@ def token(page: DemoPage, audience: str) -> str:
     """The JWT-SVID that the Workload API gives the page's process for it."""
     answer = workload_jwt.fetch(page.program.workload_api(), [audience])
     assert answer.code is grpc.StatusCode.OK, str(answer)
-    [(spiffe_id, token)] = answer.svids
+    spiffe_id, token = only(answer.svids, "JWT-SVID")
     assert spiffe_id == page.program.spiffe_id, f"a JWT-SVID of {spiffe_id}"
     return token
 
@@ -97,7 +98,7 @@ def test_token_is_for_each_audience_that_was_asked_for(page: DemoPage, audience:
     answer = workload_jwt.fetch(target, both)
 
     assert len(answer.svids) == 1, str(answer)
-    [(_, token)] = answer.svids
+    _, token = only(answer.svids, "JWT-SVID")
     assert sorted(Token.read(token).claims["aud"]) == sorted(both), "not for both audiences"
     for one in both:
         taken = workload_jwt.validate(target, token, one)
@@ -119,7 +120,7 @@ def test_token_lives_for_its_entrys_ttl(greeter: Testbed, audience: str, measure
         asked = time.time()
         answer = workload_jwt.fetch(target, [audience])
         assert answer.code is grpc.StatusCode.OK, str(answer)
-        [(_, token)] = answer.svids
+        _, token = only(answer.svids, "JWT-SVID")
         claims = Token.read(token).claims
         return token, claims["exp"] - claims["iat"], claims["exp"], asked
 
@@ -216,7 +217,7 @@ def test_page_shows_the_token_for_what_was_typed(
     shown = page.jwt(audience)
 
     assert shown.of("jwt"), "no JWT-SVID is shown"
-    [fields] = shown.of("jwt")
+    fields = only(shown.of("jwt"), "JWT-SVID")
     assert fields["aud"] == audience, f"{audience} was typed, {fields['aud']} is shown"
     assert fields["sub"] == page.program.spiffe_id, f"{fields['sub']} is shown"
     for name in ("alg", "kid"):

@@ -19,6 +19,7 @@ from svidproof import (
     tls,
 )
 from svidproof.checks import Accepted, assert_not_answered
+from svidproof.faults import only
 from svidproof.greeters import Cast, Greeter, Hello, Refusal
 from svidproof.watch import LogRecord, Moment
 
@@ -63,7 +64,7 @@ def test_client_with_another_id_is_refused(greeter: Testbed, cast: Cast, saw: Sa
     own, other = assert_refused_over(
         greeter, hello, client=cast.stranger, server=cast.server, since=since
     )
-    [refusal] = cast.server.refused()[before:]
+    refusal = only(cast.server.refused()[before:], "refusal")
     stranger = cast.stranger.spiffe_id
     assert refusal == Refusal(f"{stranger} is not accepted", by_us=True, peer_id=stranger)
     assert other.fields["reason"] == refusal.reason

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 
 from svidproof import Capability, Measure, needs, requirement
+from svidproof.faults import reading
 from svidproof.watch import Renewals, Sighting, Source
 from svidproof.watch.renewals import LAG, WANTED
 from svidproof.watch.timeline import key_hash, spiffe_ids
@@ -47,13 +48,15 @@ def test_every_svid_comes_to_the_files(renewals: Renewals, name: str, measure: M
     own, shown = testbed.scenario.spiffe_id(name), _first_seen(renewals, Source.FILES, name)
     others = testbed.other_agents(name)
 
-    signed = {
-        int(line.fields["serial_num"]): line.wall
-        for line in renewals.timeline.logs(testbed.spire.component, testbed.messages.signed)
-        if line.fields.get("spiffe_id") == own
-        and line.fields.get("caller_id") not in others
-        and first.first.wall < line.wall < renewals.cutoff.wall
-    }
+    lines = renewals.timeline.logs(testbed.spire.component, testbed.messages.signed)
+    with reading("a serial in the server's log"):
+        signed = {
+            int(line.fields["serial_num"]): line.wall
+            for line in lines
+            if line.fields.get("spiffe_id") == own
+            and line.fields.get("caller_id") not in others
+            and first.first.wall < line.wall < renewals.cutoff.wall
+        }
 
     assert len(signed) >= WANTED, f"{name}: the server signed {len(signed)} times"
     lags = []

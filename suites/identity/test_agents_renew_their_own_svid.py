@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from svidproof import Capability, Measure, Testbed, eventually, needs, requirement
 from svidproof.budgets import Budget
 from svidproof.components.spire_server import as_uri
+from svidproof.faults import reading
 from svidproof.watch import Moment, Observation, Period
 from svidproof.watch.observation import TRUNCATION
 
@@ -60,5 +61,6 @@ def own_svid(testbed: Testbed, agent_id: str) -> Own:
     """What the server lists; raises AssertionError for an agent that it does not know."""
     found = [a for a in testbed.spire.agents() if as_uri(a["id"]) == agent_id]
     assert found, f"the server does not list {agent_id}"
-    ends = datetime.fromtimestamp(int(found[0]["x509svid_expires_at"]), UTC)
+    with reading(f"what the server tells of {agent_id}"):
+        ends = datetime.fromtimestamp(int(found[0]["x509svid_expires_at"]), UTC)
     return Own(ends - timedelta(seconds=testbed.scenario.agent_ttl), ends)

@@ -6,6 +6,7 @@ import pytest
 
 from svidproof import Capability, NotYet, Testbed, budgets, eventually, needs, requirement
 from svidproof.components.spire_server import as_uri
+from svidproof.faults import reading
 from svidproof.watch import LogRecord, Source
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
@@ -93,4 +94,5 @@ def _lines(api: Testbed, component: str, message: str) -> list[LogRecord]:
 
 
 def _serial(line: LogRecord) -> int:
-    return int(line.fields.get("serial_num", "0"))
+    with reading("a serial in the server's log"):
+        return int(line.fields.get("serial_num", "0"))

@@ -21,6 +21,7 @@ from svidproof import (
 )
 from svidproof.components.controller_manager import GC_INTERVAL_S, RECONCILED
 from svidproof.components.spire_server import as_uri
+from svidproof.faults import only
 from svidproof.guests import Guest
 from svidproof.watch import Moment
 from svidproof.workload_api import X509Svid
@@ -150,7 +151,7 @@ def test_replaced_pod_is_identified_anew(api: Testbed, measure: Measure) -> None
     with api.controller.identify(GREETER, like=GREETER), contextlib.ExitStack() as stack:
         pod = stack.enter_context(_greeter(api))
         first = pod.await_svid(own)
-        [before] = _entries(api)
+        before = only(_entries(api), "entry")
         pod.leave()
         begin = Moment.now()
         pod = stack.enter_context(_greeter(api))

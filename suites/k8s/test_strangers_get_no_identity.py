@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof.faults import reading
 from svidproof.guests import Guest
 from svidproof.watch import Moment
 
@@ -53,10 +54,12 @@ def test_stranger_is_refused(api: Testbed, guests: dict[str, Guest], thing: str,
 
 
 def _assert_attested(api: Testbed, guest: Guest, since: Moment) -> None:
-    told = [
-        {f"{s['type']}:{s['value']}" for s in json.loads(r.fields["selectors"])}
-        for r in api.logs(guest.agent.component, since)
-        if r.message == api.messages.process_attested
-    ]
+    logs = api.logs(guest.agent.component, since)
+    with reading("selectors in the agent's log"):
+        told = [
+            {f"{s['type']}:{s['value']}" for s in json.loads(r.fields["selectors"])}
+            for r in logs
+            if r.message == api.messages.process_attested
+        ]
     if not any(found >= set(guest.selectors) for found in told):
         raise NotYet(f"{guest.name} was not attested among {len(told)}")

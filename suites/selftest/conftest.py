@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -56,6 +57,14 @@ collect_ignore = [] if (data_root() / "reports" / "README.md").is_file() else ["
 STARTED = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 Spoil = Callable[..., Evidence]
 Command = Callable[..., tuple[int, str, str]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Turn warnings into errors, in the suite's own tests only: see `svidproof.child`."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.filterwarnings("error"))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from svidproof import workload_api
+from svidproof import certificates
 from svidproof.credentials import Authority, Credential, Template
 from svidproof.workload_api import (
     METHODS,
@@ -373,4 +373,4 @@ def test_closing_a_stream_is_no_event(agent: Agent) -> None:
 
 def test_certificates_of_nothing_are_none() -> None:
     """An empty field has no certificates."""
-    assert workload_api._certificates(b"") == ()
+    assert certificates.load_concatenated(b"") == ()

@@ -7,6 +7,7 @@ import pytest
 from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
 from svidproof.checks import assert_none_of_ours, assert_own
 from svidproof.credentials import signer_in
+from svidproof.faults import only
 from svidproof.scenario import PROBER
 from svidproof.sds import fetch_secrets
 from svidproof.watch.timeline import spiffe_ids
@@ -80,7 +81,7 @@ def test_no_svid_outlives_its_signer(api: Testbed) -> None:
     ):
         answer = _await(target, wanted, lambda a: foreign.apart_from(a.ids) == [wanted])
 
-    [svid] = [svid for svid in answer.svids if svid.spiffe_id == wanted]
+    svid = only((svid for svid in answer.svids if svid.spiffe_id == wanted), "SVID")
     leaf, *above = svid.chain
     root = signer_in(svid.bundle, svid.chain[-1])
     assert root is not None, "the chain does not lead to the bundle"
