@@ -34,6 +34,7 @@ AGENT = "spiffe://example.org/spire/agent/k8s_psat/c/1"
 OTHER_AGENT = "spiffe://example.org/spire/agent/k8s_psat/c/2"
 SERVER = "spiffe://example.org/spire/server"
 NODE = "spiffe://example.org/node"
+RESERVED = "spiffe://example.org/svidproof/demo"
 OWN = "spiffe://example.org/svidproof/demo/api"
 BY_ACCOUNT = "spiffe://example.org/ns/demo/sa/api"
 POD = frozenset({"k8s:ns:demo", "k8s:sa:api", "k8s:pod-uid:u1", "k8s:pod-label:app:api"})
@@ -74,12 +75,13 @@ def entry(
         pytest.param(entry("k8s:pod-uid:u1", expires_at="0"), True, True, id="that-does-not-end"),
         pytest.param(entry("k8s:ns:demo", parent=NODE), True, False, id="below-an-alias"),
         pytest.param(entry("k8s:ns:demo", parent=OTHER_AGENT), False, False, id="on-another-node"),
+        pytest.param(entry("k8s:ns:demo", spiffe_id=OWN), False, False, id="of-an-id-of-ours"),
         pytest.param(entry("k8s_psat:cluster:c", parent=SERVER), False, False, id="of-a-node"),
     ],
 )
 def test_entries_of_others_are_matched(listed: dict[str, Any], *, may: bool, must: bool) -> None:
     """A pod may, or must, have an identity by an entry; what only the agent knows may match."""
-    given = given_by([listed], POD, AGENT)
+    given = given_by([listed], POD, AGENT, reserved=RESERVED)
 
     assert given.ids == (frozenset({BY_ACCOUNT}) if may else frozenset())
     assert given.certain == (frozenset({BY_ACCOUNT}) if must else frozenset())
@@ -92,7 +94,7 @@ def test_bundles_come_with_entries_that_federate() -> None:
         entry("k8s:ns:other", federates_with=["else.test"]),
     ]
 
-    assert given_by(listed, POD, AGENT).federated == {"spiffe://partner.test"}
+    assert given_by(listed, POD, AGENT, reserved=RESERVED).federated == {"spiffe://partner.test"}
 
 
 def test_what_was_seen_earlier_may_still_be_served() -> None:
@@ -118,7 +120,7 @@ def test_entries_with_the_runs_mark_are_not_of_others() -> None:
     attestation = Attestation("", "", "", {}, "id", mark=mark)
     server.start(cast("Authority", None), attestation, cache_reload="", agent_ttl=0, log_level="")
 
-    assert server.foreign(POD, AGENT).ids == {BY_ACCOUNT}
+    assert server.foreign(POD, AGENT, reserved=RESERVED).ids == {BY_ACCOUNT}
 
 
 def test_pod_is_known_by_its_description() -> None:
