@@ -259,7 +259,7 @@ def timeline() -> Timeline:
 
 def follower(logs: Logs, timeline: Timeline) -> LogFollower:
     """Follow the logs of `a` and `b`."""
-    return LogFollower(cast("Platform", logs), timeline, ("a", "b"))
+    return LogFollower(cast("Platform", logs), timeline, ("a", "b"), lambda _, error: str(error))
 
 
 def test_follower_reads_each_line_once(logs: Logs, timeline: Timeline) -> None:

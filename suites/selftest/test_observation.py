@@ -142,6 +142,7 @@ def observed(observation: Observation, **changes: object) -> Testbed:
     for workload in testbed.workloads.values():
         workload.has_app = False
     testbed.watch.catch_up = lambda: None
+    testbed.watch.catch_up_streams = lambda: None
     testbed.assert_alive = lambda: None
     for name, value in changes.items():
         setattr(testbed, name, value)

@@ -46,6 +46,14 @@ def api(testbeds):
 def rotations(api, progress):
     progress("waiting")
 """
+CRASH = """
+import threading
+
+def crash(name):
+    thread = threading.Thread(target=lambda: len(None, "oh"), name=name)
+    thread.start()
+    thread.join()
+"""
 GOOD = """
 from svidproof import requirement
 
@@ -231,7 +239,29 @@ def test_good_run_is_conformant(suite: Suite, beds: Beds) -> None:
         pytest.param("assert api is None, 'it was\\nlong'", "fail", 1, "it was", id="assert"),
         pytest.param("pytest.fail('no')", "fail", 1, "no", id="pytest-fail"),
         pytest.param("with pytest.raises(OSError): pass", "fail", 1, "DID NOT RAISE", id="raises"),
-        pytest.param("{}['x']", "fail", 1, "KeyError: 'x'", id="answer-of-another-form"),
+        pytest.param(
+            "read_json('{}', 'it')['x']",
+            "fail",
+            1,
+            "'x' is missing; there is nothing",
+            id="answer-of-another-form",
+        ),
+        pytest.param("{}['x']", "error", 3, "KeyError: 'x'", id="mistake-of-the-suite"),
+        pytest.param("int('x')", "error", 3, "ValueError: invalid", id="other-mistake"),
+        pytest.param(
+            "crash('stray')",
+            "error",
+            3,
+            "thread 'stray' failed: TypeError",
+            id="thread-of-the-suite",
+        ),
+        pytest.param(
+            "crash('stray')\n    assert 0",
+            "error",
+            3,
+            "thread 'stray' failed",
+            id="thread-of-the-suite-before-a-failure",
+        ),
         pytest.param("open('/nowhere')", "error", 3, "FileNotFoundError", id="environment"),
         pytest.param("pytest.importorskip('nowhere')", "missing", 3, "nowhere", id="absent"),
         pytest.param("api.kill('api.envoy')", "fail", 1, "died: api.envoy", id="kills"),
@@ -241,7 +271,8 @@ def test_what_a_check_raises_decides(
     suite: Suite, body: str, result: str, code: int, message: str
 ) -> None:
     """A broken claim fails; what could not be looked at is inconclusive, never green."""
-    check = f"import pytest\n{GOOD}\n@requirement('A-1')\ndef test_three(api):\n    {body}\n"
+    head = f"import pytest\nfrom svidproof.faults import read_json\n{CRASH}{GOOD}"
+    check = f"{head}\n@requirement('A-1')\ndef test_three(api):\n    {body}\n"
     suite.write("test_a.py", check)
 
     assert suite.run().ret == code
