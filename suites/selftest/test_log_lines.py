@@ -86,6 +86,77 @@ def test_levels_have_one_name(level: str, expected: str) -> None:
     assert parse_line("c", f'{{"level":"{level}","msg":"m"}}', SEEN).level == expected
 
 
+def test_spire_text_line_is_read_like_json() -> None:
+    """The same line in either of SPIRE's formats becomes the same record."""
+    told = {
+        "entry_id": "e1",
+        "expires_at": "2026-05-01T12:00:20Z",
+        "spiffe_id": "spiffe://example.org/api",
+        "resource_names": '["spiffe://example.org/api", "ROOTCA"]',
+        "nonce": "",
+        "pid": "7",
+    }
+    text = (
+        'time="2026-05-01T13:59:58.123456789+02:00" level=info msg="Renewing X509-SVID" '
+        'entry_id=e1 expires_at="2026-05-01T12:00:20Z" nonce= pid=7 '
+        'resource_names="[spiffe://example.org/api ROOTCA]" spiffe_id="spiffe://example.org/api"'
+    )
+    as_json = (
+        '{"entry_id":"e1","expires_at":"2026-05-01T12:00:20Z","level":"info","nonce":"","pid":7,'
+        '"msg":"Renewing X509-SVID","resource_names":["spiffe://example.org/api","ROOTCA"],'
+        '"spiffe_id":"spiffe://example.org/api","time":"2026-05-01T13:59:58.123456789+02:00"}'
+    )
+
+    record = parse_line("spire-agent", text, SEEN)
+
+    assert record == parse_line("spire-agent", as_json, SEEN)
+    assert record.fields == told
+    assert record.wall == datetime(2026, 5, 1, 11, 59, 58, 123_456, tzinfo=UTC)
+
+
+TEXT = 'time="2026-05-01T11:59:58Z" level=debug msg=m '
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        pytest.param("k=v", "v", id="bare"),
+        pytest.param("k=", "", id="empty"),
+        pytest.param('k=""', "", id="empty-in-quotes"),
+        pytest.param('k="a b=c"', "a b=c", id="space-and-equals"),
+        pytest.param(r'k="say \"no\""', 'say "no"', id="quotes"),
+        pytest.param(r'k="C:\\new"', r"C:\new", id="backslash"),
+        pytest.param(r'k="a\nb\tc"', "a\nb\tc", id="line-break-and-tab"),
+        pytest.param(r'k="\x1b[31m \u202e \U0001f600"', "\x1b[31m \u202e \U0001f600", id="codes"),
+        pytest.param('k="[a b]"', "[a b]", id="no-known-list"),
+        pytest.param("k=ü", "ü", id="beyond-ascii"),
+    ],
+)
+def test_value_of_a_text_line_is_read(pair: str, value: str) -> None:
+    """A value is bare, or quoted as Go quotes strings; others stand before and after it."""
+    record = parse_line("c", f"{TEXT}a=1 {pair} z=2", SEEN)
+
+    assert (record.level, record.message) == ("debug", "m")
+    assert record.fields == {"a": "1", "k": value, "z": "2"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'time="2026-05-01T11:59:58Z" level=info msg="cut',
+        'time="2026-05-01T11:59:58Z" level=info msg="m" and more',
+        'time="2026-05-01T11:59:58Z" level=info msg="m" k="a"b',
+        'before time="2026-05-01T11:59:58Z" level=info msg="m"',
+        "level=info msg=m",
+    ],
+)
+def test_line_in_no_format_stays_text(line: str) -> None:
+    """What only looks like a line of SPIRE's is kept as it is."""
+    record = parse_line("c", line, SEEN)
+
+    assert (record.level, record.message, record.fields) == ("text", line, {})
+
+
 @pytest.mark.parametrize("name", ["time", "ts"])
 def test_line_is_dated_by_what_it_says(name: str) -> None:
     """A JSON line has been written when it says so, by whichever logger: not when it was read."""

@@ -84,6 +84,7 @@ class Beds:
     tool_error: ToolError | None = None
     lacks: dict[Capability, str] = field(default_factory=dict)
     absent: dict[Capability, str] = field(default_factory=dict)
+    found_lacking: dict[Capability, str] = field(default_factory=dict)
     wanted: frozenset[Capability] = frozenset()
 
     def testbed(self, _platform: object, scenario: Any, *_: Any, **__: Any) -> Any:  # noqa: ANN401
@@ -113,6 +114,7 @@ class Beds:
             components=(),
             workloads={},
             helped={},
+            lacks=self.found_lacking,
             spire=SimpleNamespace(component="spire-server"),
             platform=SimpleNamespace(exit_status=lambda _: 1),
         )
@@ -404,6 +406,22 @@ def test_what_a_site_lacks_is_unsupported_with_its_reason(suite: Suite, beds: Be
     assert suite.run().ret == 3
     assert suite.results == {"A-1": "unsupported", "A-2": "pass", "A-3": "not-run"}
     assert "no pause here: somebody else holds it" in suite.messages
+
+
+def test_what_a_testbed_lacks_is_unsupported_with_its_reason(suite: Suite, beds: Beds) -> None:
+    """It is known only once the testbed is up; a check that needs nothing of it is made."""
+    beds.found_lacking = {Capability.PAUSE: "somebody else holds it"}
+    suite.write(
+        "test_a.py",
+        "from svidproof import Capability, needs, requirement\n"
+        "@needs(Capability.PAUSE)\n@requirement('A-1')\ndef test_one(api): assert False\n"
+        "@requirement('A-2')\ndef test_two(api): pass\n",
+    )
+
+    assert suite.run().ret == 3
+    assert suite.results == {"A-1": "unsupported", "A-2": "pass", "A-3": "not-run"}
+    assert "no pause here: somebody else holds it" in suite.messages
+    assert not list((suite.directory / "artifacts").glob("*"))
 
 
 def test_what_the_machine_has_not_got_is_missing(suite: Suite, beds: Beds) -> None:

@@ -317,14 +317,20 @@ def test_command_that_fails_is_told(around: Namespace) -> None:
 
 
 @pytest.mark.parametrize(
-    ("log", "unreadable"),
+    ("log", "reason"),
     [
-        pytest.param('{"level":"info"}\n{"level":"debug"}\n{"lev', False, id="debug"),
-        pytest.param('{"level":"info"}\n{"level":"info"}\n', True, id="info"),
-        pytest.param('time="2026" level=debug msg="x"\ncut', True, id="text"),
-        pytest.param("", True, id="empty"),
+        pytest.param('{"level":"info"}\n{"level":"debug"}\n{"lev', "", id="json"),
+        pytest.param('{"level":"info"}\n{"level":"info"}\n', "no line at level DEBUG", id="info"),
+        pytest.param('time="2026" level=debug msg="x"\ncut', "", id="text"),
+        pytest.param('time="2026" level=info msg="x"\n', "no line at level DEBUG", id="text-info"),
+        pytest.param('time="2026" level=debug msg="x"\nx\n', "in neither", id="text-and-else"),
+        pytest.param('{"level":"debug"}\n{"a":"b"}\n', "in neither", id="other-json"),
+        pytest.param("", "no line at level DEBUG", id="empty"),
     ],
 )
-def test_log_is_evidence_as_json_at_debug(log: str, *, unreadable: bool) -> None:
-    """Its last line may be cut."""
-    assert spire_discovery.unreadable(log) is unreadable
+def test_log_is_evidence_at_debug(log: str, reason: str) -> None:
+    """In JSON as in text; its last line may be cut."""
+    told = spire_discovery.unreadable(log)
+
+    assert bool(told) == bool(reason)
+    assert reason in told

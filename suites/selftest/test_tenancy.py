@@ -219,7 +219,9 @@ def test_config_map_that_cannot_be_read_is_none(
     ("log", "reason"),
     [
         ('{"level":"debug"}\n', None),
-        ("text\ntext\n", "the log of spire-server in pod s-0 is not JSON at level DEBUG"),
+        ("text\ntext\n", "the log of spire-server in pod s-0 has lines in neither of SPIRE's"),
+        ('{"level":"info"}\n', "the log of spire-server in pod s-0 has no line at level DEBUG"),
+        ('time="2026" level=debug msg="m"\n', None),
     ],
 )
 def test_logs_that_tell_too_little_are_no_evidence(log: str, reason: str | None) -> None:

@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from svidproof import Capability, Testbed, needs, requirement
+from svidproof import Testbed, requirement
 from svidproof.components.envoy import BUNDLE
 from svidproof.sds import fetch_secrets
 
@@ -41,7 +41,6 @@ def test_registered_process_gets_no_other_secret(api: Testbed, wanted: str) -> N
 
 
 @requirement("SDS-1")
-@needs(Capability.UNREGISTERED_PROCESS)
 @pytest.mark.parametrize("wanted", ["api", "valid-api-client"])
 def test_unregistered_process_gets_no_secret(api: Testbed, wanted: str) -> None:
     """A process without an entry gets nobody's SVID."""

@@ -6,17 +6,22 @@ import grpc
 import pytest
 
 from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requirement
-from svidproof.faults import only
+from svidproof.checks import assert_none_of_ours, assert_own
+from svidproof.components.foreign import Foreign
+from svidproof.scenario import PROBER
 from svidproof.watch import Observation, Source
 from svidproof.watch.observation import LAG, WANTED
 from svidproof.watch.timeline import spiffe_ids
+from svidproof.workload import Workload
 from svidproof.workload_api import (
     HEADER,
     METHODS,
+    Answer,
     X509Stream,
     call,
     fetch_bundles,
     fetch_x509,
+    last_of,
 )
 
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
@@ -27,21 +32,25 @@ DENIED = r"No identity issued|Workload attestation failed"
 @requirement("WLAPI-1")
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_registered_process_gets_its_svid(api: Testbed, name: str, saw: Saw) -> None:
-    """A registered process gets its own SVID, key and bundle, nobody else's, and at once."""
+    """A registered process gets its own SVID, key and bundle, nobody else's, and at once.
+
+    By entries of others it may have more than one, where SPIRE serves others too.
+    """
     workload = api.workload(name)
     start = time.monotonic()
 
     answer = fetch_x509(workload.envoy.workload_api())
 
     took = time.monotonic() - start
-    ids = [svid.spiffe_id for svid in answer.svids]
-    assert ids == [workload.spiffe_id], f"{name} got: {answer}"
-    svid = only(answer.svids, "SVID")
-    assert spiffe_ids(svid.chain[0]) == [workload.spiffe_id], "the leaf does not come first"
-    assert not svid.flaws(), svid.flaws()[0]
-    assert set(svid.bundle) == api.trust_bundle, f"{len(svid.bundle)} authorities in the bundle"
-    assert answer.federated == (), f"bundles of {answer.federated}"
+    foreign = api.foreign(name)
+    assert foreign.apart_from(answer.ids) == [workload.spiffe_id], f"{name} got: {answer}"
+    for svid in answer.svids:
+        assert spiffe_ids(svid.chain[0]) == [svid.spiffe_id], "the leaf does not come first"
+        assert not svid.flaws(), svid.flaws()[0]
+        assert set(svid.bundle) == api.trust_bundle, f"{len(svid.bundle)} authorities in the bundle"
+    assert set(answer.federated) <= foreign.federated, f"bundles of {answer.federated}"
     assert took <= AT_ONCE, f"took {took:.2f} s"
+    eventually(lambda: _assert_served(workload, foreign), budgets.REGISTRATION)
     saw(f"{answer} after {took * 1000:.0f} ms")
 
 
@@ -51,12 +60,14 @@ def test_every_message_is_sound(rotations: Observation, name: str) -> None:
     """Every message of a process's stream, not only the first, has its own SVID, key and bundle."""
     own = rotations.testbed.scenario.spiffe_id(name)
     bundle = {certificate.serial_number for certificate in rotations.testbed.trust_bundle}
+    foreign = rotations.testbed.foreign(name)
 
     deliveries = rotations.timeline.deliveries(name)
 
     assert len(deliveries) > WANTED, f"only {len(deliveries)} messages in the window"
     for number, delivery in enumerate(deliveries, 1):
-        assert delivery.ids == (own,), f"message {number} has SVIDs of {delivery.ids}"
+        mine = foreign.apart_from(delivery.ids)
+        assert mine == [own], f"message {number} has SVIDs of {delivery.ids}"
         assert not delivery.flaws, f"message {number}: {delivery.flaws[0]}"
     ended = [e for e in rotations.timeline.streams_ended() if e.workload == name]
     assert not ended, f"the stream was ended: {ended[0].code} {ended[0].details}"
@@ -87,7 +98,8 @@ def test_registered_process_gets_the_bundle_alone(api: Testbed, name: str) -> No
     answer = fetch_bundles(api.workload(name).envoy.workload_api())
 
     domains = list(answer.authorities)
-    assert domains == [domain], f"bundles of {domains}: {answer.code.name} {answer.details}"
+    mine = [found for found in domains if found not in api.foreign(name).federated]
+    assert mine == [domain], f"bundles of {domains}: {answer.code.name} {answer.details}"
     held = answer.authorities[domain]
     assert set(held) == api.trust_bundle, f"{len(held)} authorities in the bundle"
 
@@ -134,32 +146,24 @@ def test_call_without_header_is_refused(
 
 
 @requirement("WLAPI-4")
-@needs(Capability.UNREGISTERED_PROCESS)
 def test_registration_gives_and_takes_identity(api: Testbed) -> None:
     """A process gets an SVID once it is registered, and loses it once its entry is deleted."""
-    target = api.prober.workload_api()
+    target, foreign = api.prober.workload_api(), api.foreign(PROBER)
     wanted = api.scenario.spiffe_id("late")
-    ended: list[grpc.StatusCode] = []
+    limit, answers = budgets.REGISTRATION, list[Answer]()
 
     with api.provoking(api.prober.agent.component, DENIED):
         with api.registered("late", api.prober.selectors) as entry:
-            _await(target, grpc.StatusCode.OK, wanted)
-            stream = X509Stream(target, lambda answer: ended.append(answer.code))
+            eventually(lambda: assert_own(fetch_x509(target), wanted, foreign), limit)
+            stream = X509Stream(target, answers.append)
             api.spire.delete_entry(entry)
-            _await(target, grpc.StatusCode.PERMISSION_DENIED, None)
-        eventually(lambda: _assert_last(ended), budgets.REGISTRATION)
+            eventually(lambda: assert_none_of_ours(fetch_x509(target), foreign), limit)
+        eventually(lambda: assert_none_of_ours(last_of(answers), foreign), limit)
         stream.close()
 
 
-def _assert_last(ended: list[grpc.StatusCode]) -> None:
-    last = ended[-1] if ended else None
-    assert last is grpc.StatusCode.PERMISSION_DENIED, f"the open stream got {last}"
-
-
-def _await(target: str, code: grpc.StatusCode, spiffe_id: str | None) -> None:
-    def answered() -> None:
-        answer = fetch_x509(target)
-        got = answer.svids[0].spiffe_id if answer.svids else None
-        assert (answer.code, got) == (code, spiffe_id), f"{answer.code.name} {got}"
-
-    eventually(answered, budgets.REGISTRATION)
+def _assert_served(workload: Workload, foreign: Foreign) -> None:
+    """All is served that entries give to a process, those of others included."""
+    answer = fetch_x509(workload.envoy.workload_api())
+    missing = (foreign.certain | {workload.spiffe_id}).difference(answer.ids)
+    assert not missing, f"{workload.name} got {answer}, without {sorted(missing)}"
