@@ -265,7 +265,7 @@ def harmless() -> dict[str, str]:
     """What looks like a key, and is none."""
     root = Authority.create("root", "example.org")
     leaf = root.issue("leaf", Template(uris=("spiffe://example.org/api",)))
-    texts = {}
+    texts: dict[str, str] = {}
     for name, key in KEYS.items():
         public = key.public_key()
         der = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

@@ -614,10 +614,12 @@ def ask_plainly(target: str, method: str, *metadata: tuple[str, str]) -> grpc.St
         path = f"/{program.SERVICE}/{method}"
         try:
             if method in ("Dial", "Accept"):
+                stream: grpc.StreamStreamMultiCallable[bytes, bytes]
                 stream = channel.stream_stream(path)
                 list(stream(iter([b""]), metadata=(*address, *metadata), timeout=10))
             else:
-                channel.unary_unary(path)(b'{"path": "x"}\n', metadata=metadata, timeout=10)
+                unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+                unary(b'{"path": "x"}\n', metadata=metadata, timeout=10)
         except grpc.RpcError as error:
             return error.code()
     return grpc.StatusCode.OK
