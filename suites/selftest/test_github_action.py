@@ -2,17 +2,13 @@
 
 import hashlib
 import itertools
-import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-import venv
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +25,7 @@ from . import wholes
 
 ROOT = data_root()
 WORKFLOWS = ROOT / ".github" / "workflows"
+LOCK = ROOT / ".github" / "requirements.txt"
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 PIN = re.compile(r"uses: ([\w./-]+)@([0-9a-f]{40}) # (v\d+\.\d+\.\d+)")
 INPUTS = {
@@ -84,6 +81,7 @@ class Runner:
     def __init__(self, home: Path) -> None:
         """Use `home`, which is empty."""
         self.home = home
+        self.action = ROOT
         self.steps = {s["id"]: s for s in read(ROOT / "action.yml")["runs"]["steps"] if "id" in s}
         (home / "temp").mkdir()
 
@@ -101,7 +99,7 @@ class Runner:
                 **os.environ,
                 **{key: str(path) for key, path in files.items()},
                 "RUNNER_TEMP": str(self.home / "temp"),
-                "GITHUB_ACTION_PATH": str(ROOT),
+                "GITHUB_ACTION_PATH": str(self.action),
                 **{
                     key: EXPRESSION.sub(lambda m: context[m[1]], value)
                     for key, value in step["env"].items()
@@ -139,47 +137,50 @@ def installed(runner: Runner) -> dict[str, str]:
     }
 
 
-def wheelhouse(directory: Path) -> Path:
-    """Make an empty wheel of each package that svidproof may need, at its lowest version."""
+BACKEND = ("hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers")
+
+
+def locked() -> dict[str, list[str]]:
+    """The lines of each requirement in the lock, by name; some have one for each Python."""
+    found: dict[str, list[str]] = {}
+    for entry in re.split(r"(?m)^(?=[a-z])", LOCK.read_text())[1:]:
+        found.setdefault(entry.partition("==")[0], []).append(entry)
+    return found
+
+
+def checkout_with_lock_of(directory: Path, *names: str) -> Path:
+    """The checkout, with a lock of these packages only."""
     directory.mkdir()
-    for text in metadata.requires("svidproof") or ():
-        needed = Requirement(text)
-        lowest = next(s.version for s in needed.specifier if s.operator in (">=", "~=", "=="))
-        name = needed.name.replace("-", "_")
-        with zipfile.ZipFile(directory / f"{name}-{lowest}-py3-none-any.whl", "w") as wheel:
-            info = f"{name}-{lowest}.dist-info"
-            told = f"Metadata-Version: 2.1\nName: {needed.name}\nVersion: {lowest}\n"
-            wheel.writestr(f"{info}/METADATA", told)
-            form = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-            wheel.writestr(f"{info}/WHEEL", form)
-            wheel.writestr(f"{info}/RECORD", "")
+    for path in ROOT.iterdir():
+        if path.name not in (".github", ".git", ".venv", "reports"):
+            (directory / path.name).symlink_to(path)
+    (directory / "reports").symlink_to(ROOT / "reports")
+    (directory / ".github").mkdir()
+    entries = locked()
+    (directory / ".github" / "requirements.txt").write_text(
+        "".join(entry for name in names for entry in entries[name])
+    )
     return directory
 
 
 def test_install_makes_an_environment_of_its_own(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With what the platform needs, a key for what is asked for, and a name of one line."""
-    home = runner.home / "temp" / "svidproof"
-    venv.create(home, with_pip=True)
-    pip = [str(home / "bin" / "python"), "-m", "pip"]
-    subprocess.run([*pip, "install", "--quiet", "hatchling>=1.27,<2"], check=True)
-    # The wheel is made and installed; the real packages it stands on would take a minute.
-    monkeypatch.setenv("PIP_NO_INDEX", "true")
-    monkeypatch.setenv("PIP_FIND_LINKS", wheelhouse(runner.home / "wheels").as_uri())
-    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "false")  # pip's spelling of: no isolation
+    """From the lock and the checkout, with a key for what is asked for and a name of one line."""
+    # What svidproof stands on takes a minute, and is installed like what builds it.
+    action = checkout_with_lock_of(runner.home / "action", *BACKEND)
+    monkeypatch.setattr(runner, "action", action)
     (name,) = EXPRESSION.findall(runner.steps["install"]["env"]["NAME"])
 
-    def install(platform: str) -> tuple[Ended, set[str]]:
+    def install(platform: str) -> Ended:
         context = {**INPUTS, "inputs.platform": platform, name: "a job\ncommand=/bin/false"}
         ended = runner.run("install", context)
         assert ended.code == 0, ended.log
-        found = subprocess.check_output([*pip, "list", "--format=json"], text=True)
-        return ended, {package["name"].lower() for package in json.loads(found)}
+        return ended
 
-    local, plain = install("local")
-    kind, more = install("kind")
+    local, kind = install("local"), install("kind")
 
+    home = runner.home / "temp" / "svidproof"
     assert local.outputs["command"] == f"{home}/bin/svidproof"
     assert Path(local.outputs["command"]).is_file()
     assert Path(local.outputs["report"]).is_dir()
@@ -187,8 +188,66 @@ def test_install_makes_an_environment_of_its_own(
     assert local.outputs["name"] == "a job command=/bin/false"
     assert len(local.outputs["key"]) == 64
     assert local.outputs["key"] != kind.outputs["key"]
-    assert {"svidproof", "pytest"} <= plain
-    assert more - plain == {"kubernetes", "pytest-kind", "testcontainers"}
+
+
+def test_install_refuses_what_is_not_in_the_lock(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file with another hash is not installed."""
+    action = checkout_with_lock_of(runner.home / "action", "pluggy")
+    monkeypatch.setattr(runner, "action", action)
+    lock = action / ".github" / "requirements.txt"
+    (name,) = EXPRESSION.findall(runner.steps["install"]["env"]["NAME"])
+    lock.write_text(re.sub("sha256:[0-9a-f]{8}", "sha256:00000000", lock.read_text()))
+
+    ended = runner.run("install", {**INPUTS, name: "job"})
+
+    assert ended.code != 0
+    assert "DO NOT MATCH THE HASHES" in ended.log
+
+
+def test_lock_holds_what_the_project_asks_for() -> None:
+    """Each dependency, and what builds the project, is locked within its range and by hash."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    wanted += project["project"]["optional-dependencies"]["kubernetes"]
+    entries = locked()
+
+    assert (ROOT / ".github" / "requirements.in").read_text().splitlines()[1:] == project[
+        "build-system"
+    ]["requires"]
+    for requirement in map(Requirement, wanted):
+        versions = [
+            re.split(r"[\s;\\]", entry.partition("==")[2], maxsplit=1)[0]
+            for entry in entries[requirement.name]
+        ]
+        assert all(requirement.specifier.contains(version) for version in versions)
+    for name, texts in entries.items():
+        assert all("--hash=sha256:" in text for text in texts), name
+    assert "://" not in LOCK.read_text(), "the lock names no index of its own"
+
+
+def test_tools_are_kept_before_anything_under_test_runs() -> None:
+    """The cache that later jobs use is saved before the run, and nothing signs in its job."""
+    action = read(ROOT / "action.yml")
+    steps = action["runs"]["steps"]
+    names = [step["name"] for step in steps]
+    saved = [step["name"] for step in steps if "cache/save" in step.get("uses", "")]
+
+    assert saved == ["Keep tools"]
+    assert names.index("Get tools") < names.index("Keep tools") < names.index("Run")
+    assert not any("attest" in step.get("uses", "") for step in steps)
+    assert "attest" not in action["inputs"]
+
+
+def test_tools_are_those_of_the_run(runner: Runner, installed: dict[str, str]) -> None:
+    """What cannot be had is the run's to tell; then nothing is kept."""
+    asked = {**installed, "inputs.envoy": "0.0.1", "inputs.platform": "local"}
+
+    ended = runner.run("get", asked)
+
+    assert (ended.code, ended.outputs) == (0, {}), ended.log
+    assert "0.0.1" in ended.log
 
 
 def test_run_passes_its_inputs_on_and_keeps_the_exit_code(

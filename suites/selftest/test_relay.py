@@ -614,11 +614,12 @@ def ask_plainly(target: str, method: str, *metadata: tuple[str, str]) -> grpc.St
         path = f"/{program.SERVICE}/{method}"
         try:
             if method in ("Dial", "Accept"):
-                stream: Any = channel.stream_stream(path)
+                stream: grpc.StreamStreamMultiCallable[bytes, bytes]
+                stream = channel.stream_stream(path)
                 list(stream(iter([b""]), metadata=(*address, *metadata), timeout=10))
             else:
-                call: Any = channel.unary_unary(path)
-                call(b'{"path": "x"}\n', metadata=metadata, timeout=10)
+                unary: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+                unary(b'{"path": "x"}\n', metadata=metadata, timeout=10)
         except grpc.RpcError as error:
             return error.code()
     return grpc.StatusCode.OK
