@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from svidproof.manifests import data_root
+from svidproof.outcome import Result, judge
+from svidproof.records import raised_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,14 +42,26 @@ class Claim:
 
     def failure(self, rotations: Observation) -> str | None:
         """What the check says against an observation, if it does."""
-        quiet = {"measure": _nothing, "saw": _nothing, "progress": _nothing}
-        known = {"rotations": rotations, **quiet, **self.arguments}
-        wanted = inspect.signature(self.check).parameters
         try:
-            self.check(**{name: known[name] for name in wanted})
+            self.ask(rotations)
         except AssertionError as error:
             return str(error).partition("\n")[0]
         return None
+
+    def result(self, rotations: Observation) -> Result:
+        """How a run would judge it."""
+        try:
+            self.ask(rotations)
+        except Exception as error:  # noqa: BLE001  as a run does
+            return judge(raised_by(error), None, None).result
+        return Result.PASS
+
+    def ask(self, rotations: Observation) -> None:
+        """Make the check."""
+        quiet = {"measure": _nothing, "saw": _nothing, "progress": _nothing}
+        known = {"rotations": rotations, **quiet, **self.arguments}
+        wanted = inspect.signature(self.check).parameters
+        self.check(**{name: known[name] for name in wanted})
 
 
 def failures(rotations: Observation) -> dict[str, list[str]]:
@@ -65,6 +79,14 @@ def assert_red(rotations: Observation, red: dict[str, str]) -> None:
     assert set(failed) == set(red), failed
     for check, pattern in red.items():
         assert any(re.search(pattern, message) for message in failed[check]), failed[check]
+
+
+def results(rotations: Observation) -> dict[str, set[Result]]:
+    """How a run would judge each check, with any of its parameters."""
+    found: dict[str, set[Result]] = {}
+    for claim in claims():
+        found.setdefault(claim.name, set()).add(claim.result(rotations))
+    return found
 
 
 def checks_of(*files: str) -> set[str]:

@@ -21,6 +21,7 @@ from svidproof.credentials import Authority, Template
 from svidproof.manifests import data_root
 from svidproof.scenario import load_scenario
 from svidproof.watch import LogRecord, Moment, Renewals, Sighting, Source
+from svidproof.watch.attention import Attention
 from svidproof.watch.messages import messages_for
 from svidproof.watch.recovery import Recovery, Retirement, Succession
 from svidproof.watch.renewals import WANTED
@@ -136,6 +137,7 @@ class World:
         """As much of a testbed as the checks ask."""
         seen = {Source.FILES: self.files, Source.WIRE: self.wire}
         timeline = SimpleNamespace(
+            attention=Attention(),
             sightings=lambda source, name: sorted(seen[source][name], key=lambda s: s.first.at),
             logs=lambda _component, message: [r for r in self.signed if r.message == message],
             requests=lambda client: [r for r in self.requests if r.client == client],

@@ -13,7 +13,8 @@ from svidproof.platforms.base import PlatformError
 from svidproof.scenario import load_scenario
 from svidproof.settings import BRISK, STOCK
 from svidproof.watch import Moment, Observation, Period, Source, observe
-from svidproof.watch.observation import BACKDATING, TRUNCATION
+from svidproof.watch.attention import OWN_LAG
+from svidproof.watch.observation import BACKDATING, LAG, TRUNCATION
 
 from .synthetic import AGENT, VALID, Look, World, moment
 
@@ -180,6 +181,27 @@ def test_shortfall_names_the_workload_that_lacks_rotations(world: World) -> None
     assert observation.shortfall.startswith("3 rotations of each workload: not within")
     assert observation.shortfall.endswith(f"last seen: 1 of {VALID}")
     assert told == [f"watching rotations: 1 of 3 ({VALID})"]
+
+
+@pytest.mark.usefixtures("_window_is_over")
+def test_rotation_that_nobody_can_judge_is_made_up_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rotation at which the suite itself was too late is not one of those that are wanted."""
+    # Nothing is waited for: there is one look at each window.
+    monkeypatch.setattr(Period, "longest", lambda *_: -10.0)
+    came = world.came("api", 2)
+    world.show(Source.CERTS, "api", came, came + LAG + 1, world.issues["api"][1])
+    observation = world.observation()
+    at = moment(came).at
+    observation.timeline.attention.stalled_between(at, at + OWN_LAG + 0.5)
+    told: list[str] = []
+
+    again = observe(observed(observation), told.append)
+
+    assert told == ["watching rotations: 3 of 3 (api)", "watching rotations: 2 of 3 (api)"]
+    assert again.shortfall is not None
+    assert again.shortfall.endswith("last seen: 2 of api")
 
 
 def test_death_ends_the_window_at_once(world: World) -> None:
