@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import string
 import subprocess
@@ -22,9 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import kubernetes.client
 import yaml
+from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
 from svidproof import Capability, NotYet, eventually, tools
 from svidproof.budgets import Budget
+from svidproof.platforms.base import PlatformError
 from svidproof.platforms.kind import KindSite
 from svidproof.selection import Selection, Wish
 
@@ -133,7 +136,7 @@ def deployed(ground: Ground, variant: Variant) -> Iterator[None]:
         for body in yaml.safe_load_all(ground.crds):
             cluster.apply_object(body)
         for name in variant.identities:
-            eventually(lambda n=name: _apply(cluster, n, values), _DEPLOYED)  # type: ignore[misc]
+            eventually(functools.partial(_identify, cluster, name, values), _DEPLOYED)
         _apply(cluster, "server.yaml", values)
         cluster.apply_object(_namespace(TENANT))
         eventually(lambda: _assert_bundle(core), _DEPLOYED)
@@ -167,8 +170,9 @@ def judge(report: Mapping[str, Any], variant: Variant) -> list[str]:
 
 def check(variant: Variant, kubeconfig: Path, directory: Path, options: Sequence[str]) -> list[str]:
     """Run the suite as a tenant; returns what is wrong with that, a line each."""
+    command = Path(sys.executable).with_name("svidproof")
     argv = [
-        "svidproof", "run", "--platform", "cluster", "--images", "build",
+        str(command), "run", "--platform", "cluster", "--images", "build",
         "--kubeconfig", str(kubeconfig), "--namespace", TENANT, "--spire-namespace", SPIRE,
         "--report-dir", str(directory), *options,
     ]  # fmt: skip
@@ -207,6 +211,14 @@ def _apply(cluster: Cluster, name: str, values: Mapping[str, str]) -> None:
         cluster.apply_object(body)
 
 
+def _identify(cluster: Cluster, name: str, values: Mapping[str, str]) -> None:
+    """The kind ClusterSPIFFEID is served a moment after it was defined."""
+    try:
+        _apply(cluster, name, values)
+    except (PlatformError, ResourceNotFoundError) as error:
+        raise NotYet(f"cannot apply {name}: {error}") from None
+
+
 def _namespace(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
 
@@ -221,7 +233,12 @@ def _assert_bundle(core: Any) -> None:  # noqa: ANN401  the client has no types
 def _assert_ready(core: Any) -> None:  # noqa: ANN401  likewise
     """Server and agent are ready; one node has an agent, as the other is tainted."""
     pods = core.list_namespaced_pod(SPIRE).items
-    ready = {p.metadata.name: all(s.ready for s in p.status.container_statuses or ()) for p in pods}
+    ready = {
+        p.metadata.name: any(
+            c.type == "Ready" and c.status == "True" for c in p.status.conditions or ()
+        )
+        for p in pods
+    }
     agents = [name for name in ready if name.startswith("spire-agent-")]
     if len(agents) != 1 or not all(ready.values()):
         raise NotYet(

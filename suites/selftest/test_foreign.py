@@ -75,6 +75,8 @@ def entry(
         pytest.param(entry("k8s:pod-uid:u1", expires_at="0"), True, True, id="that-does-not-end"),
         pytest.param(entry("k8s:ns:demo", parent=NODE), True, False, id="below-an-alias"),
         pytest.param(entry("k8s:ns:demo", parent=OTHER_AGENT), False, False, id="on-another-node"),
+        pytest.param(entry("k8s:ns:demo", store_svid=True), False, False, id="for-a-store"),
+        pytest.param(entry("k8s:ns:demo", store_svid=False), True, True, id="for-no-store"),
         pytest.param(entry("k8s:ns:demo", spiffe_id=OWN), False, False, id="of-an-id-of-ours"),
         pytest.param(entry("k8s_psat:cluster:c", parent=SERVER), False, False, id="of-a-node"),
     ],

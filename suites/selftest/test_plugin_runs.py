@@ -134,9 +134,9 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> Beds:
     made = Beds()
 
     class Site:
-        """A site whose platform can do one thing."""
+        """A site whose platform can do one thing beside what every platform can."""
 
-        capabilities = frozenset({Capability.PAUSE})
+        capabilities = frozenset({Capability.PAUSE, Capability.SOLE_IDENTITY})
 
         @staticmethod
         def tools(_options: object) -> tuple[str, ...]:
