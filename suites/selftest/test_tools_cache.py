@@ -107,6 +107,24 @@ class TestMarker:
         assert installation.read_id(root) is not None
         assert set(tools.disposable()) == {"tools", "downloads"}
 
+    def test_restored_tools_are_adopted(self, root: Path) -> None:
+        """A CI job restores the directory of tools alone, each with its record."""
+        entry = root / "tools" / "envoy" / "1.40.0" / "0123456789abcdef"
+        entry.mkdir(parents=True)
+        (entry / "tool.json").write_text("{}")
+
+        tools.prepare_cache()
+
+        assert installation.read_id(root) is not None
+
+    @pytest.mark.parametrize("path", ["tools", "tools/saw", "tools/saw/1/old"])
+    def test_tools_of_others_are_not_adopted(self, root: Path, path: str) -> None:
+        """A directory of that name is no cache unless everything in it has a record."""
+        (root / path).mkdir(parents=True)
+
+        with pytest.raises(tools.ToolError, match="holds files that svidproof did not make"):
+            tools.prepare_cache()
+
     def test_names_alone_are_not_adopted(self, root: Path) -> None:
         """Many a directory has a `tmp` and a `downloads`."""
         fill(root, "tmp", "downloads")
