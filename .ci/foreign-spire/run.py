@@ -72,7 +72,7 @@ SAID = {
     "CA_KEY_TYPE": "ec-p256",
 }
 VARIANTS = {
-    "chart": Variant(30, {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET}),
+    "chart": Variant(32, {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET}),
     "debug": Variant(30, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug"}),
     # Logrus's own format, which SPIRE has by default: times are whole seconds.
     "debug-seconds": Variant(30, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug", "LOG_FORMAT": ""}),
@@ -154,10 +154,10 @@ def judge(report: Mapping[str, Any], variant: Variant) -> list[str]:
     if variant.red:
         return [f"{i} is {results[i]} and not red" for i in variant.red if results[i] != "fail"]
     wrong = [
-        f"{r['id']}: {check['id']} is {check['result']}: {check['message']}"
+        f"{r['id']}: {check['id']} is {check['outcome']}: {check['message']}"
         for r in report["requirements"]
         for check in r["checks"]
-        if check["result"] in {"fail", "error", "not-run"}
+        if check["outcome"] in {"fail", "error", "not-run"}
     ]
     holding = sum(result in {"pass", "known-deviation"} for result in results.values())
     if holding < variant.holding:

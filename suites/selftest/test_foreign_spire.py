@@ -32,7 +32,7 @@ def report(**results: tuple[str, str]) -> dict[str, Any]:
             {
                 "id": name.replace("_", "-"),
                 "result": result,
-                "checks": [{"id": f"{name}.py", "result": result, "message": message}],
+                "checks": [{"id": f"{name}.py", "outcome": result, "message": message}],
             }
             for name, (result, message) in results.items()
         ]
