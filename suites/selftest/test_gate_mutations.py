@@ -67,6 +67,7 @@ FREE = {
     "run.command",  # how a person wrote it; what it asked for stands in other fields
     "run.warnings",  # for people
     "components[].note",  # for people; sha256 says which binary it was
+    "components[].toolchain",  # who cares for it asks with --expect
     "requirements[].checks[].duration_s",  # what ran took time, and no more than the run
     "requirements[].checks[].message",  # for people; the outcome is a field of its own
     "requirements[].checks[].artifacts",  # where evidence is; none of a check that passed
@@ -75,10 +76,11 @@ FREE = {
 # Of these nodes of the report below, one can be changed, or taken away, and the gate stays open.
 CHANGED = {
     *("run.id", "run.command", "run.warnings", "run.warnings.[]", "components.[].note"),
+    "components.[].toolchain",
     *(f"requirements.[].checks.[].{name}" for name in ("duration_s", "message", "artifacts")),
     *(f"measurements.lag.{name}" for name in ("value", "unit", "requirement")),
 }
-DELETED = {"run.warnings.[]", "measurements.lag"}
+DELETED = {"run.warnings.[]", "measurements.lag", "components.[].toolchain"}
 # In these, order says nothing.
 UNORDERED = {"components": "name", "requirements[].checks": "id"}
 

@@ -26,7 +26,7 @@ from svidproof.watch.observation import Period
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, LocatorAssertions, Page
 
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
 TTL = load_scenario("api").svid_ttl
@@ -79,6 +79,13 @@ def complaints() -> list[str]:
     return []
 
 
+def expect(locator: Locator) -> LocatorAssertions:
+    """Playwright's assertions, which wait and need no `eval` in the page."""
+    from playwright.sync_api import expect as assertions  # noqa: PLC0415  not on every machine
+
+    return assertions(locator)
+
+
 @pytest.fixture(scope="module")
 def page(chromium: Browser, up: Up, complaints: list[str]) -> Page:
     """The page, open in a browser, never loaded again."""
@@ -88,7 +95,7 @@ def page(chromium: Browser, up: Up, complaints: list[str]) -> Page:
 @pytest.fixture(scope="module")
 def first(page: Page) -> dict[str, str]:
     """The serials that it showed in the beginning."""
-    page.wait_for_function("document.querySelectorAll('#lives tr').length === 4")
+    expect(page.locator("#lives tr")).to_have_count(4)
     return _cells(page, 4)
 
 
@@ -211,9 +218,7 @@ def test_page_on_a_phone_has_the_same_cards(chromium: Browser, up: Up, page: Pag
 def test_it_ends_with_page_open_and_a_press_at_work(page: Page, up: Up) -> None:
     """Ctrl-C leaves nothing behind, and the page says that nobody answers."""
     page.locator('[data-press="rotate-ca"]').click()
-    page.wait_for_function(
-        "document.getElementById('said').textContent.startsWith('Rotate the CA')"
-    )
+    expect(page.locator("#said")).to_have_text(re.compile("^Rotate the CA"))
     begin = time.monotonic()
 
     os.kill(up.process.pid, signal.SIGINT)
@@ -224,7 +229,5 @@ def test_it_ends_with_page_open_and_a_press_at_work(page: Page, up: Up) -> None:
     assert "api is down" in (up.process.stdout.read() if up.process.stdout else "")
     assert [child for child in up.children if child.is_running()] == []
     assert not up.directory.exists()
-    page.wait_for_function(
-        "document.querySelector('h1').innerText.includes('does not answer since')"
-    )
+    expect(page.locator("h1")).to_contain_text("does not answer since")
     assert page.locator("[data-press]:not(:disabled)").count() == 0
