@@ -385,6 +385,7 @@ def test_what_is_free_is_really_free(small: Gate) -> None:
         "run.command": lambda r: r["run"].update(command="make"),
         "run.warnings": lambda r: r["run"].update(warnings=[]),
         "components[].note": lambda r: r["components"][0].update(note="patched"),
+        "components[].toolchain": lambda r: r["components"][0].update(toolchain="go1.26"),
         "requirements[].checks[].duration_s": lambda r: _each(r, 0, duration_s=0.6),
         "requirements[].checks[].message": lambda r: _each(r, 0, message="saw more"),
         "requirements[].checks[].artifacts": lambda r: _each(r, 1, artifacts="artifacts/b"),

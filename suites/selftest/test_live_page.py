@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -26,7 +26,7 @@ from svidproof.watch.observation import Period
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser, Locator, LocatorAssertions, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
 TTL = load_scenario("api").svid_ttl
@@ -79,7 +79,7 @@ def complaints() -> list[str]:
     return []
 
 
-def expect(locator: Locator) -> LocatorAssertions:
+def expect(locator: Locator) -> Any:  # noqa: ANN401  its class is not exported
     """Playwright's assertions, which wait and need no `eval` in the page."""
     from playwright.sync_api import expect as assertions  # noqa: PLC0415  not on every machine
 
