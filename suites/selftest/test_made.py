@@ -246,6 +246,21 @@ def test_kept_cluster_of_others_is_not_used(
     assert kind._is_kept("svidproof-kept-1", tmp_path)
 
 
+def test_kept_cluster_of_a_live_run_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run uses the kept cluster while the run that made it is live."""
+    monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
+    monkeypatch.setattr(kind, "clusters", lambda _: ["svidproof-kept-1"])
+    monkeypatch.setattr(engine, "run", Engine(**{"svidproof-kept-1": {"a": ""}}).run)
+    run = RunDirectory()
+    _made.note(run.id, Made("Docker", "kept kind cluster", "svidproof-kept-1", "a"))
+
+    assert kind._is_kept("svidproof-kept-1", tmp_path)
+
+    run.close()
+
+
 def test_note_that_was_cut_off_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill in the middle of a line does not spoil the others."""
     monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
