@@ -73,18 +73,18 @@ SAID = {
 }
 VARIANTS = {
     "chart": Variant(32, {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET}),
-    "debug": Variant(30, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug"}),
+    "debug": Variant(36, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug"}),
     # Logrus's own format, which SPIRE has by default: times are whole seconds.
-    "debug-seconds": Variant(30, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug", "LOG_FORMAT": ""}),
-    "json": Variant(30, {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET}, {"LOG_FORMAT": "json"}),
-    "no-identities": Variant(30, {"EVENTS-1": QUIET}, identities=()),
+    "debug-seconds": Variant(36, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug", "LOG_FORMAT": ""}),
+    "json": Variant(32, {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET}, {"LOG_FORMAT": "json"}),
+    "no-identities": Variant(33, {"EVENTS-1": QUIET}, identities=()),
     "two-identities": Variant(
-        30,
+        32,
         {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET},
         identities=("identities.yaml", "hinted.yaml"),
     ),
     "rsa": Variant(
-        30,
+        32,
         {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET},
         {"CA_KEY_TYPE": "rsa-2048", "TRUST_DOMAIN": "prod.bank.internal"},
     ),
