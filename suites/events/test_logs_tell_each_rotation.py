@@ -84,11 +84,10 @@ def test_each_push_is_acknowledged(rotations: Observation, name: str, kind: str)
     known = rotations.timeline.sightings(Source.WORKLOAD_API, name)
     messages = rotations.timeline.deliveries(name)
     if all(set(message.ids) <= {own} for message in messages):
-        most, updates = len(known), "SVIDs"
+        most, updates, begin = len(known), "SVIDs", _begin(rotations, name)
     else:
-        # Where entries of others give it a second identity, a renewal of that is pushed, too.
-        most, updates = len(messages), "updates"
-    begin = _begin(rotations, name)
+        # Entries of others give it a second identity: what renews that is pushed, too.
+        most, updates, begin = len(messages), "updates", messages[0].seen.wall
     since = [p for p in pushed if p.response.wall >= begin]
     assert len(since) <= most, f"{len(since)} pushes of the {kind} for {most} {updates}"
     for push in pushed:
