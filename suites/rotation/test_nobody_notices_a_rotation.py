@@ -35,8 +35,8 @@ def test_no_request_fails(rotations: Observation, measure: Measure) -> None:
             came = rotation.after.first.at
             near = [r for r in requests if abs(r.sent.at - came) <= LAG]
             accompanied += bool(near)
-            late = _held_back(rotations)
-            assert near or late >= LAG, f"no request within {LAG} s of a rotation of {name}"
+            held = _held_back(rotations)
+            assert near or held >= LAG, f"no request within {LAG} s of a rotation of {name}"
         _assert_enough(accompanied, f"rotations of {name} with a request near them")
 
 

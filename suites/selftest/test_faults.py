@@ -17,7 +17,9 @@ from svidproof.faults import (
     reading,
 )
 from svidproof.outcome import Fault
-from svidproof.records import raised_by
+from svidproof.records import excuse_timeouts, raised_by
+from svidproof.waiting import Overdue
+from svidproof.watch.attention import Attention
 
 SOON = Budget("something", 5, 0.01)
 
@@ -42,6 +44,38 @@ def test_exceptions_are_blamed_on_whom_they_concern(error: Exception, fault: Fau
     [raised] = raised_by(error)
 
     assert raised.fault is fault
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        pytest.param(Overdue("ready: not within 5 s"), Fault.ENVIRONMENT, id="overdue"),
+        pytest.param(AssertionError("no answer (timed out)"), Fault.ENVIRONMENT, id="timed-out"),
+        pytest.param(AssertionError("DEADLINE_EXCEEDED"), Fault.ENVIRONMENT, id="deadline"),
+        pytest.param(AssertionError("expected 503, got 200"), Fault.CLAIM, id="wrong-answer"),
+        pytest.param(Malformed("/certs is malformed"), Fault.CLAIM, id="malformed"),
+    ],
+)
+def test_timeouts_are_no_claims_while_the_machine_stands_still(
+    error: Exception, fault: Fault
+) -> None:
+    """What came too late says nothing of a component then; what came and is wrong does."""
+    [raised] = excuse_timeouts(raised_by(error), 4.2)
+
+    assert raised.fault is fault
+    assert str(error) in raised.message
+    assert ("ran nothing for 4.2 s" in raised.message) == (fault is Fault.ENVIRONMENT)
+
+
+def test_longest_stall_is_found_within_a_time() -> None:
+    """Only what lies in it counts, and stalls are not added up."""
+    attention = Attention()
+    attention.stalled_between(10.0, 12.0)
+    attention.stalled_between(13.0, 14.5)
+
+    assert attention.longest_stall(0.0, 20.0) == 2.0
+    assert attention.longest_stall(11.5, 14.0) == 1.0
+    assert attention.longest_stall(15.0, 20.0) <= 0.0
 
 
 def test_groups_are_taken_apart() -> None:

@@ -21,6 +21,7 @@ from svidproof.platforms import registry
 from svidproof.platforms.base import Capability, Part, PlatformError, SiteOptions
 from svidproof.report import publish
 from svidproof.tools import Tool, ToolError, ToolUsageError
+from svidproof.watch.attention import Attention
 
 CATALOGUE = "".join(
     f'[[requirement]]\nid = "{name}"\ntitle = "{name} holds"\nlevel = "{level}"\n'
@@ -110,7 +111,7 @@ class Beds:
             assert_alive=assert_alive,
             close=close,
             kill=lambda name: setattr(self, "dead", name),
-            watch=SimpleNamespace(catch_up=lambda: None, timeline=timeline),
+            watch=SimpleNamespace(catch_up=lambda: None, timeline=timeline, attention=Attention()),
             components=(),
             workloads={},
             helped={},
