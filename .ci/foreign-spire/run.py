@@ -73,9 +73,9 @@ SAID = {
 }
 VARIANTS = {
     "chart": Variant(32, {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET}),
-    "debug": Variant(36, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug"}),
+    "debug": Variant(35, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug"}),
     # Logrus's own format, which SPIRE has by default: times are whole seconds.
-    "debug-seconds": Variant(36, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug", "LOG_FORMAT": ""}),
+    "debug-seconds": Variant(35, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug", "LOG_FORMAT": ""}),
     "json": Variant(32, {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET}, {"LOG_FORMAT": "json"}),
     "no-identities": Variant(33, {"EVENTS-1": QUIET}, identities=()),
     "two-identities": Variant(
