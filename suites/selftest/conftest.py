@@ -100,7 +100,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         # A whole module is skipped where a library is missing; that is no test.
         if isinstance(report, pytest.TestReport) and "browser" in report.keywords
     ]
-    reasons = {r.longrepr[2].removeprefix("Skipped: ") for r in skipped}
+    told = [report.longrepr for report in skipped]
+    reasons = {why[2].removeprefix("Skipped: ") for why in told if isinstance(why, tuple)}
     line = ""
     if skipped:
         tests = "1 test that needs" if len(skipped) == 1 else f"{len(skipped)} tests that need"
