@@ -2,8 +2,8 @@
 
     python .ci/foreign-spire/run.py [--keep] [VARIANT ...]
 
-The manifests beside this script deploy a SPIRE of its Helm chart's shape on a kind cluster. Its
-logs tell little, and a default ClusterSPIFFEID gives every pod an identity. A run cannot be
+The manifests beside this script deploy a SPIRE of its Helm chart's shape on a kind cluster. It
+logs little, and a default ClusterSPIFFEID gives every pod an identity. A run cannot be
 conformant there: it says why for each requirement that it cannot judge.
 """
 
