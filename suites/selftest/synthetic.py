@@ -21,6 +21,7 @@ from svidproof import credentials
 from svidproof.components.app import SeenRequest
 from svidproof.components.envoy import BUNDLE
 from svidproof.credentials import Authority, Template
+from svidproof.platforms.base import Capability
 from svidproof.scenario import load_scenario
 from svidproof.settings import BRISK, Settings
 from svidproof.testbed import Provoked
@@ -273,6 +274,7 @@ class World:
         sidecars = [f"{name}.envoy" for name in self.names]
         return SimpleNamespace(
             scenario=self.scenario,
+            capabilities=frozenset({Capability.OWN_SPIRE}),
             settings=Settings(timing=BRISK),
             messages=self.messages,
             agents={AGENT: SimpleNamespace(component=AGENT)},
