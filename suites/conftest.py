@@ -4,7 +4,7 @@ import pytest
 
 from svidproof import Progress, Testbed
 from svidproof.testbeds import Testbeds
-from svidproof.watch import Observation, observe
+from svidproof.watch.observation import Observation, observe
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
 from svidproof import Capability, NotYet, eventually, tools
 from svidproof.budgets import Budget
-from svidproof.platforms.base import PlatformError
+from svidproof.errors import PlatformError
 from svidproof.platforms.kind import KindSite
 from svidproof.selection import Selection, Wish
 

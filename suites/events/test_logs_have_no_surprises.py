@@ -3,7 +3,8 @@
 import re
 
 from svidproof import Capability, Testbed, needs, requirement
-from svidproof.watch import LogRecord, Observation
+from svidproof.log_line import LogRecord
+from svidproof.watch.observation import Observation
 
 ERRORS = {"error", "fatal", "panic", "critical", "off"}
 # What a program prints when it does not go through its logger any more.

@@ -10,9 +10,10 @@ import pytest
 from svidproof import Capability, needs, requirement
 from svidproof.components.envoy import BUNDLE
 from svidproof.faults import reading
-from svidproof.watch import LogRecord, Observation, Rotation, Sighting, Source
-from svidproof.watch.logs import parse_time
-from svidproof.watch.observation import LAG, WANTED
+from svidproof.log_line import LogRecord, parse_time
+from svidproof.renewal_rule import LAG
+from svidproof.watch.observation import WANTED, Observation
+from svidproof.watch.timeline import Rotation, Sighting, Source
 
 pytestmark = needs(Capability.SPIRE_LOGS)
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]

@@ -6,7 +6,7 @@ import pytest
 
 from svidproof import Progress, Testbed
 from svidproof.checks import assert_echoed, assert_forbidden
-from svidproof.watch import Ending, observe_ending
+from svidproof.watch.ending import Ending, observe_ending
 
 
 @pytest.fixture

@@ -9,10 +9,9 @@ import pytest
 from svidproof import Capability, Measure, Saw, Testbed, budgets, needs, requirement
 from svidproof.components.envoy import CONNECTION_END_S, CONNECTION_S
 from svidproof.refusals import UNKNOWN
-from svidproof.watch import Ending, Sighting, Source
-from svidproof.watch.ending import BUSY, BYSTANDER, HOLDER, IDLE, SOME
-from svidproof.watch.observation import LAG
-from svidproof.watch.timeline import Request, key_hash
+from svidproof.renewal_rule import LAG
+from svidproof.watch.ending import BUSY, BYSTANDER, HOLDER, IDLE, SOME, Ending
+from svidproof.watch.timeline import Request, Sighting, Source, key_hash
 
 pytestmark = [needs(Capability.OUTSIDE), pytest.mark.usefixtures("after_everything")]
 ENOUGH = 10  # requests before the certificate's end

@@ -7,7 +7,7 @@ import pytest
 
 from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.checks import assert_echoed
-from svidproof.watch import Moment
+from svidproof.clock import Moment
 from svidproof.workload_api import fetch_x509
 
 pytestmark = [requirement("PROXY-8"), needs(Capability.OUTSIDE)]

@@ -21,8 +21,8 @@ from svidproof.budgets import Budget
 from svidproof.demo_page import DemoPage, Shown, differences, of_authority, of_svid
 from svidproof.faults import only, reading
 from svidproof.greeters import AT_ONCE
-from svidproof.watch import Source
-from svidproof.watch.observation import Period
+from svidproof.renewal_rule import Period
+from svidproof.watch.timeline import Source
 from svidproof.workload_api import X509Svid, fetch_x509
 
 AUDIENCE = "reader.example"

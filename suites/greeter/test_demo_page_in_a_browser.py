@@ -11,7 +11,7 @@ from svidproof.browser import launched
 from svidproof.budgets import Budget
 from svidproof.demo_page import DemoPage, Shown, differences, of_svid
 from svidproof.faults import only
-from svidproof.watch.observation import Period
+from svidproof.renewal_rule import Period
 from svidproof.workload_api import fetch_x509
 
 if TYPE_CHECKING:

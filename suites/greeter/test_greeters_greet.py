@@ -7,7 +7,7 @@ import pytest
 from svidproof import Saw, Testbed, budgets, eventually, requirement
 from svidproof.faults import only
 from svidproof.greeters import Cast
-from svidproof.watch import LogRecord
+from svidproof.log_line import LogRecord
 
 START = ["Starting up…", "Connecting to Workload API…", "Connected…"]
 

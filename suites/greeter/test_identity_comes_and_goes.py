@@ -10,10 +10,10 @@ import pytest
 
 from svidproof import Measure, Saw, Testbed, budgets, eventually, requirement
 from svidproof.budgets import Budget
+from svidproof.clock import Moment
 from svidproof.faults import Row
 from svidproof.greeters import Call, Cast, Greeter, Held
-from svidproof.watch import Moment
-from svidproof.watch.observation import BACKDATING, TRUNCATION
+from svidproof.renewal_rule import BACKDATING, TRUNCATION
 from svidproof.workload_api import fetch_x509
 
 DENIED = "PERMISSION_DENIED"

@@ -20,7 +20,7 @@ from svidproof import (
 from svidproof.budgets import Budget
 from svidproof.demo_page import DemoPage
 from svidproof.faults import only
-from svidproof.watch.observation import JITTER, TRUNCATION
+from svidproof.renewal_rule import JITTER, TRUNCATION
 from svidproof.workload_jwt import Token
 
 pytestmark = pytest.mark.usefixtures("greeter")

@@ -19,9 +19,10 @@ from svidproof import (
     tls,
 )
 from svidproof.checks import Accepted, assert_not_answered
+from svidproof.clock import Moment
 from svidproof.faults import only
 from svidproof.greeters import Cast, Greeter, Hello, Refusal
-from svidproof.watch import LogRecord, Moment
+from svidproof.log_line import LogRecord
 
 pytestmark = pytest.mark.usefixtures("genuine_client_is_answered")
 REFUSED, WAS_REFUSED = "refused the other side in the handshake", "was refused in the handshake"

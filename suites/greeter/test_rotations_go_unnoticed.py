@@ -4,7 +4,7 @@ import pytest
 
 from svidproof import Measure, Saw, requirement
 from svidproof.greeters import AT_ONCE, SIDES, WANTED, Conversation
-from svidproof.watch import Source
+from svidproof.watch.timeline import Source
 
 
 @requirement("GREETER-4")

@@ -12,7 +12,7 @@ from svidproof.checks import (
     assert_unavailable,
     assert_unseen,
 )
-from svidproof.watch import Moment
+from svidproof.clock import Moment
 
 CALLS = [
     pytest.param("api", "api", id="spiffe-tls13", marks=requirement("HANDSHAKE-3")),

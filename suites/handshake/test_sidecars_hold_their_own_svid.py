@@ -4,8 +4,8 @@ import pytest
 
 from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
 from svidproof.components.envoy import BUNDLE
-from svidproof.watch import Observation, Source
-from svidproof.watch.timeline import spiffe_ids
+from svidproof.watch.observation import Observation
+from svidproof.watch.timeline import Source, spiffe_ids
 
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
 

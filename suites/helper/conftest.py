@@ -4,8 +4,8 @@ import pytest
 
 from svidproof import Progress, Testbed
 from svidproof.credentials import Authority
-from svidproof.watch import Renewals, observe_renewals
 from svidproof.watch.recovery import Recovery, Retirement, Succession, recover, retire, succeed
+from svidproof.watch.renewals import Renewals, observe_renewals
 
 SERVER, CLIENT = "manifest-server", "manifest-client"
 BOTH = (SERVER, CLIENT)

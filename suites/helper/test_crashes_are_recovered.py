@@ -8,8 +8,8 @@ import pytest
 
 from svidproof import Capability, Measure, needs, requirement
 from svidproof.components.helper import BEGUN
-from svidproof.watch import Source
 from svidproof.watch.recovery import Recovery, sha256
+from svidproof.watch.timeline import Source
 
 pytestmark = pytest.mark.usefixtures("after_everything")
 SERVER, CLIENT = "manifest-server", "manifest-client"

@@ -8,8 +8,9 @@ from cryptography.exceptions import InvalidSignature
 
 from svidproof import Testbed, requirement
 from svidproof.components.helper import BUNDLE, CERTIFICATE, CERTIFICATE_MODE, KEY, KEY_MODE
-from svidproof.watch import Renewals, Source
-from svidproof.watch.renewals import LOOK_INTERVAL
+from svidproof.watch.files import LOOK_INTERVAL
+from svidproof.watch.renewals import Renewals
+from svidproof.watch.timeline import Source
 
 pytestmark = requirement("HELPER-3")
 ENOUGH = 0.3  # of the looks: a busy machine delays some

@@ -4,7 +4,7 @@ import pytest
 
 from svidproof import Saw, Testbed, requirement
 from svidproof.components.helper import Ended
-from svidproof.platforms.base import PlatformError
+from svidproof.errors import PlatformError
 
 pytestmark = [requirement("HELPER-9"), pytest.mark.usefixtures("after_everything")]
 ONCE = "daemon_mode = false\n"

@@ -12,9 +12,8 @@ from cryptography.hazmat.primitives import hashes
 
 from svidproof import Capability, Measure, needs, requirement
 from svidproof.faults import reading
-from svidproof.watch import Renewals, Sighting, Source
-from svidproof.watch.renewals import LAG, WANTED
-from svidproof.watch.timeline import key_hash, spiffe_ids
+from svidproof.watch.renewals import LAG, WANTED, Renewals
+from svidproof.watch.timeline import Sighting, Source, key_hash, spiffe_ids
 
 pytestmark = requirement("HELPER-2")
 CLIENT = "manifest-client"

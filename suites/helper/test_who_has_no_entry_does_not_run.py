@@ -15,9 +15,9 @@ from svidproof import (
     needs,
     requirement,
 )
+from svidproof.clock import Moment
 from svidproof.faults import only
 from svidproof.tls import get
-from svidproof.watch import Moment
 from svidproof.watch.timeline import spiffe_ids
 
 pytestmark = requirement("HELPER-7")

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 from svidproof import Capability, Measure, Testbed, eventually, needs, requirement
 from svidproof.budgets import Budget
-from svidproof.components.spire_server import as_uri
+from svidproof.clock import Moment
 from svidproof.faults import reading
-from svidproof.watch import Moment, Observation, Period
-from svidproof.watch.observation import TRUNCATION
+from svidproof.renewal_rule import TRUNCATION, Period
+from svidproof.scenario import as_uri
+from svidproof.watch.observation import Observation
 
 # Seconds between two looks of an agent at its own SVID: SPIRE pkg/agent/svid/rotator_config.go.
 LOOKS = 5.0

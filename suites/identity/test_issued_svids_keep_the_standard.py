@@ -17,8 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from svidproof import Capability, Overdue, Testbed, budgets, eventually, requirement
 from svidproof.certificates import extensions_of
 from svidproof.credentials import is_signed_by, signer_in
-from svidproof.watch import Source
-from svidproof.watch.timeline import key_hash, spiffe_ids
+from svidproof.watch.timeline import Source, key_hash, spiffe_ids
 
 Chain = tuple[x509.Certificate, ...]
 E = TypeVar("E", bound=x509.ExtensionType)

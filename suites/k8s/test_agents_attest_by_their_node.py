@@ -5,9 +5,10 @@ import json
 import pytest
 
 from svidproof import Capability, NotYet, Testbed, budgets, eventually, needs, requirement
-from svidproof.components.spire_server import as_uri
 from svidproof.faults import reading
-from svidproof.watch import LogRecord, Source
+from svidproof.log_line import LogRecord
+from svidproof.scenario import as_uri
+from svidproof.watch.timeline import Source
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]

@@ -19,11 +19,11 @@ from svidproof import (
     needs,
     requirement,
 )
+from svidproof.clock import Moment
 from svidproof.components.controller_manager import GC_INTERVAL_S, RECONCILED
-from svidproof.components.spire_server import as_uri
 from svidproof.faults import only
 from svidproof.guests import Guest
-from svidproof.watch import Moment
+from svidproof.scenario import as_uri
 from svidproof.workload_api import X509Svid
 
 pytestmark = needs(

@@ -9,8 +9,8 @@ import pytest
 from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.components.csi_driver import CsiDriver
 from svidproof.components.spire_agent import SpireAgent
+from svidproof.errors import PlatformError
 from svidproof.guests import Guest
-from svidproof.platforms.base import PlatformError
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS, Capability.CSI)
 # Who comes asks before its entry has reached the agent.

@@ -14,7 +14,7 @@ from svidproof import (
     requirement,
 )
 from svidproof.components.spire_agent import SpireAgent
-from svidproof.watch import LogRecord
+from svidproof.log_line import LogRecord
 from svidproof.watch.timeline import key_hash
 from svidproof.workload_api import X509Svid
 

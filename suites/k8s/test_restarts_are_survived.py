@@ -22,7 +22,8 @@ from svidproof import (
     needs,
     requirement,
 )
-from svidproof.watch import Moment, Source
+from svidproof.clock import Moment
+from svidproof.watch.timeline import Source
 
 pytestmark = [
     needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS),

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof.clock import Moment
 from svidproof.faults import reading
 from svidproof.guests import Guest
-from svidproof.watch import Moment
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 TWIN = "twin"

@@ -15,7 +15,9 @@ from svidproof import (
     needs,
     requirement,
 )
-from svidproof.watch import LogRecord, Moment, Period
+from svidproof.clock import Moment
+from svidproof.log_line import LogRecord
+from svidproof.renewal_rule import Period
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 LEAVER = "leaver"

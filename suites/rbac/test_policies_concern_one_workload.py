@@ -15,7 +15,7 @@ import pytest
 from svidproof import Saw, Testbed, policy, requirement
 from svidproof.checks import assert_forbidden
 from svidproof.components.envoy import FILE, POLICY_FILE
-from svidproof.components.spire_server import as_uri
+from svidproof.scenario import as_uri
 
 OWNER, OTHERS = "backend", ("frontend", "frontend-2")
 FILES = (FILE, POLICY_FILE)

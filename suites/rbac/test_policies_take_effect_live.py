@@ -28,8 +28,8 @@ from svidproof import (
     policy,
     requirement,
 )
+from svidproof.clock import Moment
 from svidproof.sessions import Client
-from svidproof.watch import Moment
 from svidproof.watch.timeline import Request
 
 NAMED, OTHER, KEPT = "frontend", "frontend-2", "frontend-2 on an open connection"

@@ -6,8 +6,9 @@ from cryptography.hazmat.primitives import hashes
 
 from svidproof import Measure, requirement
 from svidproof.faults import Unseen
-from svidproof.watch import Observation, Source
-from svidproof.watch.observation import LAG, WANTED
+from svidproof.renewal_rule import LAG
+from svidproof.watch.observation import WANTED, Observation
+from svidproof.watch.timeline import Source
 
 RATE = 10.0  # requests a second that the watch sends through the valid client
 ENOUGH = 0.25  # of them: checks that count hold them back, and so does a busy machine

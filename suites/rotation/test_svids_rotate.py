@@ -10,16 +10,9 @@ import pytest
 
 from svidproof import Measure, requirement
 from svidproof.faults import Unseen
-from svidproof.watch import Observation, Period, Rotation, Source
-from svidproof.watch.observation import (
-    BACKDATING,
-    JITTER,
-    LAG,
-    TRUNCATION,
-    TYPICAL_LAG,
-    WANTED,
-)
-from svidproof.watch.timeline import key_hash, spiffe_ids
+from svidproof.renewal_rule import BACKDATING, JITTER, LAG, TRUNCATION, TYPICAL_LAG, Period
+from svidproof.watch.observation import WANTED, Observation
+from svidproof.watch.timeline import Rotation, Source, key_hash, spiffe_ids
 
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
 SERVING = {"api", "api-trusted-ca"}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from svidproof.watch import Observation
+    from svidproof.watch.observation import Observation
 
 TOPICS = ("rotation", "events")
 _PARAMETERS = type(pytest.param(0))

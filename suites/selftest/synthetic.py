@@ -18,18 +18,18 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from svidproof import credentials
+from svidproof.capabilities import Capability
+from svidproof.clock import Moment
 from svidproof.components.app import SeenRequest
 from svidproof.components.envoy import BUNDLE
 from svidproof.credentials import Authority, Template
-from svidproof.platforms.base import Capability
+from svidproof.log_line import LogRecord, parse_line
 from svidproof.scenario import load_scenario
 from svidproof.settings import BRISK, Settings
 from svidproof.testbed import Provoked
-from svidproof.watch import LogRecord, Moment, Observation, Source
-from svidproof.watch.logs import parse_line
 from svidproof.watch.messages import messages_for
-from svidproof.watch.observation import WANTED
-from svidproof.watch.timeline import Request, Timeline
+from svidproof.watch.observation import WANTED, Observation
+from svidproof.watch.timeline import Request, Source, Timeline
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svidproof.attested import ATTESTED, Observed, assert_as_registered
+from svidproof.attested import ATTESTED, assert_as_registered
 from svidproof.budgets import Budget
-from svidproof.platforms.base import PlatformError, Program
+from svidproof.clock import Moment
+from svidproof.errors import PlatformError
+from svidproof.log_line import LogRecord
+from svidproof.platforms.base import Observed, Program
 from svidproof.platforms.local import LocalPlatform
 from svidproof.waiting import eventually
-from svidproof.watch.timeline import LogRecord, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

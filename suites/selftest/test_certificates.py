@@ -22,8 +22,7 @@ from svidproof.credentials import Credential, leads_to
 from svidproof.faults import Malformed, Unreadable
 from svidproof.sessions import Client
 from svidproof.tls import Impostor, get
-from svidproof.watch import Source
-from svidproof.watch.timeline import Timeline, spiffe_ids
+from svidproof.watch.timeline import Source, Timeline, spiffe_ids
 from svidproof.workload_messages import message
 
 if TYPE_CHECKING:

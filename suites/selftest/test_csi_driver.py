@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from svidproof.capabilities import Capability
 from svidproof.components import csi_driver
 from svidproof.components.csi_driver import CsiDriver
-from svidproof.platforms.base import Capability, Completed, PlatformError
+from svidproof.errors import PlatformError
+from svidproof.platforms.base import Completed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,15 +18,17 @@ import yaml
 from kubernetes import client
 
 from svidproof import doctor
+from svidproof.capabilities import Capability
 from svidproof.components.spire_discovery import DiscoveryError
 from svidproof.doctor import cluster
 from svidproof.doctor.finding import Finding
+from svidproof.errors import PlatformError
 from svidproof.manifests import render
 from svidproof.platforms import _kubeconfig as kubeconfig
 from svidproof.platforms import _permissions as permissions
 from svidproof.platforms import _tenancy as tenancies
 from svidproof.platforms import registry
-from svidproof.platforms.base import Capability, PlatformError, SiteOptions
+from svidproof.platforms.base import SiteOptions
 
 Command = Callable[..., tuple[int, str, str]]
 # A SPIRE that is there, and what a tenant cannot do with it.

@@ -16,14 +16,15 @@ from unittest import mock
 
 import pytest
 
+from svidproof.clock import Moment
 from svidproof.components.app import SeenRequest
 from svidproof.credentials import Credential
+from svidproof.log_line import LogRecord
 from svidproof.manifests import data_root
 from svidproof.tls import Alert, Exchange
-from svidproof.watch import Ending, LogRecord, Moment, Source
-from svidproof.watch.ending import BUSY, BYSTANDER, HOLDER, IDLE, Asked, Held
+from svidproof.watch.ending import BUSY, BYSTANDER, HOLDER, IDLE, Asked, Ending, Held
 from svidproof.watch.messages import messages_for
-from svidproof.watch.timeline import Request, Timeline
+from svidproof.watch.timeline import Request, Source, Timeline
 
 from .claims import _cases, _load
 from .synthetic import SERVER, Issue, Look, mint, moment

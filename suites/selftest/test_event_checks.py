@@ -16,7 +16,7 @@ from .synthetic import AGENT, ROOTS, SERVER, SVID, VALID, World, moment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svidproof.watch import LogRecord
+    from svidproof.log_line import LogRecord
 
 RENEWAL = "test_agent_tells_each_renewal"
 SIGNATURE = "test_server_tells_each_signature"

@@ -12,14 +12,14 @@ from unittest import mock
 import pytest
 
 from svidproof import leftovers
-from svidproof.components import existing_spire
 from svidproof.components.existing_spire import ExistingAgent, ExistingServer
 from svidproof.credentials import Authority, Template
+from svidproof.errors import PlatformError
 from svidproof.forge import UNCHAINED_FLAWS, Flaw, Forge
-from svidproof.platforms import _made
+from svidproof.platforms import _entries, _made
 from svidproof.platforms._made import Made
 from svidproof.platforms._runs import RunDirectory
-from svidproof.platforms.base import Attestation, Completed, PlatformError
+from svidproof.platforms.base import Attestation, Completed
 from svidproof.scenario import load_scenario
 from svidproof.selection import Wish
 from svidproof.testbed import Testbed
@@ -86,7 +86,7 @@ def registry() -> Registry:
 def server(registry: Registry) -> ExistingServer:
     """A server that serves others too."""
     made = ExistingServer(cast("Platform", registry), "example.org")
-    attestation = Attestation("", "", "", {}, "id", mark=existing_spire.mark("0123456789", "run1"))
+    attestation = Attestation("", "", "", {}, "id", mark=_entries.mark("0123456789", "run1"))
     made.start(cast("Authority", None), attestation, cache_reload="", agent_ttl=0, log_level="")
     return made
 
@@ -152,18 +152,18 @@ def test_entries_of_killed_runs_are_deleted(registry: Registry) -> None:
         machine, run = hint.split("-")
         registry.entries[str(number)] = {
             "id": str(number),
-            "hint": existing_spire.mark(machine, run),
+            "hint": _entries.mark(machine, run),
         }
 
     live = RunDirectory()
     leftovers.take()
     for run, noted in ((live.id, "1"), ("dead", "2"), ("dead", "3"), ("dead", "4")):
-        hint = existing_spire.mark("here", run)
+        hint = _entries.mark("here", run)
         _made.note(run, Made("SPIRE", "entry", hint, noted))
     _made.note("dead", Made("another SPIRE", "entry", "", "0"))
-    registry.entries["5"] = {"id": "5", "hint": existing_spire.mark("here", "dead")}
+    registry.entries["5"] = {"id": "5", "hint": _entries.mark("here", "dead")}
 
-    existing_spire.clear_stale(registry.ask, "SPIRE", "here")
+    _entries.clear_stale(registry.ask, "SPIRE", "here")
 
     live.close()
     assert list(registry.entries) == ["0", "1", "3", "5"]

@@ -13,14 +13,15 @@ from cryptography.hazmat.primitives import serialization
 
 from svidproof import outcome, records, workload_api
 from svidproof.booting import Boot
+from svidproof.capabilities import Capability
 from svidproof.checks import assert_none_of_ours, assert_own
-from svidproof.components import existing_spire
 from svidproof.components.existing_spire import ExistingServer
 from svidproof.components.foreign import Foreign, given_by
 from svidproof.credentials import Authority, Template, leads_to, signer_in
 from svidproof.outcome import Fault, Result
+from svidproof.platforms import _entries
 from svidproof.platforms._pods import Pods
-from svidproof.platforms.base import Attestation, Capability, Completed
+from svidproof.platforms.base import Attestation, Completed
 from svidproof.scenario import PROBER, load_scenario
 from svidproof.waiting import NotYet
 from svidproof.workload import Workload
@@ -109,7 +110,7 @@ def test_what_was_seen_earlier_may_still_be_served() -> None:
 
 def test_entries_with_the_runs_mark_are_not_of_others() -> None:
     """A stray entry of the run's own explains nothing."""
-    mark = existing_spire.mark("0123456789", "run1")
+    mark = _entries.mark("0123456789", "run1")
     listed = [
         entry("k8s:ns:demo", spiffe_id=OWN, hint=mark),
         entry("k8s:ns:demo", spiffe_id=BY_ACCOUNT, hint="theirs"),

@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from cryptography.hazmat.primitives import hashes
 
+from svidproof.clock import Moment
 from svidproof.components.helper import Reload, State
 from svidproof.credentials import Authority, Template
+from svidproof.log_line import LogRecord
 from svidproof.manifests import data_root
 from svidproof.scenario import load_scenario
-from svidproof.watch import LogRecord, Moment, Renewals, Sighting, Source
 from svidproof.watch.attention import Attention
 from svidproof.watch.messages import messages_for
 from svidproof.watch.recovery import Recovery, Retirement, Succession
-from svidproof.watch.renewals import WANTED
-from svidproof.watch.timeline import Defect, Request, Trust
+from svidproof.watch.renewals import WANTED, Renewals
+from svidproof.watch.timeline import Defect, Request, Sighting, Source, Trust
 
 from .claims import _cases, _load
 

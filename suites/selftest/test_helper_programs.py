@@ -22,9 +22,8 @@ from svidproof.platforms.base import Program
 from svidproof.platforms.local import LocalPlatform
 from svidproof.scenario import load_scenario
 from svidproof.tls import get
-from svidproof.watch import Source
-from svidproof.watch.renewals import _Look
-from svidproof.watch.timeline import Timeline
+from svidproof.watch.files import _Look
+from svidproof.watch.timeline import Source, Timeline
 from svidproof.workloads.manifest_server import MANIFEST
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ import yaml
 
 from svidproof import images, leftovers
 from svidproof.catalogue import Catalogue
+from svidproof.errors import PlatformError
 from svidproof.images import pushing
 from svidproof.manifests import render
 from svidproof.platforms import _beside, _image_registry, _made, _pulls, kind
@@ -23,7 +24,7 @@ from svidproof.platforms._image_registry import ImageRegistry
 from svidproof.platforms._made import Made
 from svidproof.platforms._pods import Pods
 from svidproof.platforms._runs import RunDirectory, owner
-from svidproof.platforms.base import Part, PlatformError, SiteOptions
+from svidproof.platforms.base import Part, SiteOptions
 from svidproof.platforms.cluster import as_pulled
 from svidproof.selection import Selection, SelectionError, Wish, select
 from svidproof.tools import Progress

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from svidproof import images, tools
+from svidproof.capabilities import AT_NEED
 from svidproof.images import crds, debian, engine, node, pins, preparing, store
 from svidproof.images.recipe import Maker, Recipe, copy_into
-from svidproof.platforms.base import AT_NEED
 from svidproof.tools import Progress, Tool, download
 from svidproof.tools.cache import Cache
 from svidproof.tools.digests import sha256_of

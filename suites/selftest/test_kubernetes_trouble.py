@@ -12,9 +12,9 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import ProtocolError
 
+from svidproof.errors import PlatformError
 from svidproof.platforms import _cluster, _tenant, kind
 from svidproof.platforms._pods import Pods
-from svidproof.platforms.base import PlatformError
 from svidproof.waiting import NotYet
 
 if TYPE_CHECKING:

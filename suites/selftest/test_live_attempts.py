@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from svidproof import Alert, Exchange
+from svidproof.capabilities import Capability
 from svidproof.catalogue import parse
+from svidproof.clock import Moment
 from svidproof.components.app import SeenRequest
 from svidproof.live.attempts import Attempts
 from svidproof.live.desk import Sides
 from svidproof.live.operations import _Meanwhile
-from svidproof.platforms.base import Capability
+from svidproof.log_line import LogRecord
 from svidproof.scenario import load_scenario
-from svidproof.watch import LogRecord, Moment
 from svidproof.watch.timeline import Request
 from svidproof.workload import Tally
 

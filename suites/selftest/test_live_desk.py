@@ -10,10 +10,10 @@ import pytest
 from svidproof import Budget, Flaw, NotYet, eventually
 from svidproof.catalogue import Deviation
 from svidproof.checks import Accepted
+from svidproof.errors import PlatformError
 from svidproof.live import flaws
 from svidproof.live.about import Relation, relations
 from svidproof.live.desk import Busy, Button, Desk, Sides, Verdict
-from svidproof.platforms.base import PlatformError
 from svidproof.refusals import ROWS
 from svidproof.scenario import load_scenario
 

@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from svidproof import Budget, eventually, tools
+from svidproof.renewal_rule import Period
 from svidproof.scenario import load_scenario
 from svidproof.settings import BRISK
-from svidproof.watch.observation import Period
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,13 +14,14 @@ import pytest
 import urllib3
 
 from svidproof import Budget, NotYet, cli, eventually
+from svidproof.clock import Moment
 from svidproof.live.about import about
 from svidproof.live.desk import Button, Desk, Sides, Verdict
 from svidproof.live.feed import Feed
 from svidproof.live.server import HOST, MOST_STREAMS, TOKEN, Server
+from svidproof.log_line import LogRecord
 from svidproof.report.redact import holds_key
 from svidproof.scenario import load_scenario
-from svidproof.watch import LogRecord, Moment
 from svidproof.watch.messages import messages_for
 from svidproof.watch.timeline import Timeline
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from svidproof.errors import PlatformError
 from svidproof.platforms._lives import Lives
 from svidproof.platforms._pods import Container
-from svidproof.platforms.base import PlatformError, Program
+from svidproof.platforms.base import Program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from svidproof.watch import Moment
-from svidproof.watch.logs import LogFollower, parse_line, parse_time
+from svidproof.clock import Moment
+from svidproof.log_line import parse_line, parse_time
+from svidproof.watch.logs import LogFollower
 from svidproof.watch.timeline import Timeline
 
 if TYPE_CHECKING:

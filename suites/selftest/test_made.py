@@ -10,13 +10,13 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 
 from svidproof import leftovers, tools
+from svidproof.errors import PlatformError
 from svidproof.images import engine
 from svidproof.platforms import _made, kind
 from svidproof.platforms._cluster import NAMESPACE, Cluster
 from svidproof.platforms._made import Made
 from svidproof.platforms._runs import RunDirectory, owner
 from svidproof.platforms._site import clear_stale
-from svidproof.platforms.base import PlatformError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from svidproof import images, leftovers
+from svidproof.capabilities import AT_NEED, Capability
+from svidproof.errors import PlatformError
 from svidproof.platforms import _kubeconfig, _made, _places
 from svidproof.platforms import cluster as clusters
 from svidproof.platforms._cluster import Cluster, Node
@@ -18,7 +20,7 @@ from svidproof.platforms._permissions import Denied, Need
 from svidproof.platforms._places import Ground
 from svidproof.platforms._runs import RunDirectory
 from svidproof.platforms._site import KubernetesSite
-from svidproof.platforms.base import AT_NEED, Capability, Part, PlatformError, SiteOptions
+from svidproof.platforms.base import Part, SiteOptions
 from svidproof.platforms.cluster import ClusterSite
 from svidproof.platforms.kubernetes import KubernetesPlatform
 from svidproof.scenario import load_scenario

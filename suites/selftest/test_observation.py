@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from svidproof.platforms.base import PlatformError
+from svidproof.clock import Moment
+from svidproof.errors import PlatformError
+from svidproof.renewal_rule import BACKDATING, LAG, TRUNCATION, Period
 from svidproof.scenario import load_scenario
 from svidproof.settings import BRISK, STOCK
-from svidproof.watch import Moment, Observation, Period, Source, observe
 from svidproof.watch.attention import OWN_LAG
-from svidproof.watch.observation import BACKDATING, LAG, TRUNCATION
+from svidproof.watch.observation import Observation, observe
+from svidproof.watch.timeline import Source
 
 from .synthetic import AGENT, VALID, Look, World, moment
 

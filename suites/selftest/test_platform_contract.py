@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from svidproof.budgets import Budget
-from svidproof.platforms.base import Capability, Completed, Platform, PlatformError, Program
+from svidproof.capabilities import Capability
+from svidproof.errors import PlatformError
+from svidproof.platforms.base import Completed, Platform, Program
 from svidproof.platforms.local import LocalPlatform
 from svidproof.scenario import PROBER
 from svidproof.waiting import consistently, eventually

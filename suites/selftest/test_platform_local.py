@@ -20,9 +20,10 @@ import svidproof
 from svidproof import leftovers
 from svidproof.budgets import Budget
 from svidproof.doctor import machine
+from svidproof.errors import PlatformError
 from svidproof.platforms import _runs, local
 from svidproof.platforms._runs import RunDirectory, clear_stale_runs, installation_id
-from svidproof.platforms.base import PlatformError, Program, SiteOptions
+from svidproof.platforms.base import Program, SiteOptions
 from svidproof.platforms.local import LocalPlatform, LocalSite
 from svidproof.tools import Progress, Tool, prepare_cache
 from svidproof.waiting import eventually

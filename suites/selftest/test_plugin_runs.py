@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from svidproof import provenance, testbeds, tools
+from svidproof.capabilities import Capability
+from svidproof.errors import PlatformError
 from svidproof.outcome import Result
 from svidproof.platforms import registry
-from svidproof.platforms.base import Capability, Part, PlatformError, SiteOptions
+from svidproof.platforms.base import Part, SiteOptions
 from svidproof.report import publish
 from svidproof.tools import Tool, ToolError, ToolUsageError
 from svidproof.watch.attention import Attention

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import yaml
 
-from svidproof.components.spire_server import PLACE as SERVER
 from svidproof.manifests import render
 from svidproof.platforms import _permissions as permissions
 from svidproof.platforms import _places
@@ -19,6 +18,7 @@ from svidproof.platforms._permissions import Denied
 from svidproof.platforms._places import Ground, Places, argv
 from svidproof.platforms._services import Services
 from svidproof.platforms.base import Program
+from svidproof.scenario import SERVER
 
 if TYPE_CHECKING:
     from pathlib import Path

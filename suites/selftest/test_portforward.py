@@ -25,11 +25,11 @@ from kubernetes.client import ApiClient, Configuration
 
 from svidproof.budgets import Budget
 from svidproof.credentials import Authority, Template
+from svidproof.errors import PlatformError
 from svidproof.platforms import _portforward
 from svidproof.platforms._acceptor import Acceptor, listen
 from svidproof.platforms._portforward import PortForward
 from svidproof.platforms._relay import Forward, RelayClient, access_file, new_secret
-from svidproof.platforms.base import PlatformError
 from svidproof.waiting import consistently, eventually
 from svidproof.workloads import relay as program
 

@@ -22,10 +22,10 @@ import pytest
 from svidproof import tls
 from svidproof.budgets import Budget
 from svidproof.credentials import Authority
+from svidproof.errors import PlatformError
 from svidproof.forge import Flaw, Forge
 from svidproof.platforms._acceptor import Acceptor, listen
 from svidproof.platforms._relay import Forward, RelayClient, Reverse, access_file, new_secret
-from svidproof.platforms.base import PlatformError
 from svidproof.waiting import NotYet, eventually
 from svidproof.workloads import relay as program
 

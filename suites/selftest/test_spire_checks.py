@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from svidproof.clock import Moment
+from svidproof.log_line import LogRecord
 from svidproof.manifests import data_root
 from svidproof.scenario import load_scenario
-from svidproof.watch import LogRecord, Moment
 from svidproof.watch.messages import messages_for
 
 from .claims import _load

@@ -11,7 +11,8 @@ import yaml
 
 from svidproof.components import spire_discovery
 from svidproof.components.spire_discovery import AGENT, SERVER, DiscoveryError, discover, seats
-from svidproof.platforms.base import Completed, PlatformError
+from svidproof.errors import PlatformError
+from svidproof.platforms.base import Completed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -10,12 +10,13 @@ import pytest
 import yaml
 
 from svidproof import guests
+from svidproof.errors import PlatformError
 from svidproof.guests import Guest
 from svidproof.manifests import render
 from svidproof.platforms import _places
 from svidproof.platforms._cluster import Node
 from svidproof.platforms._places import Ground, Places
-from svidproof.platforms.base import WRITABLE, PlatformError, Program
+from svidproof.platforms.base import WRITABLE, Program
 from svidproof.platforms.kubernetes import KubernetesPlatform
 from svidproof.waiting import NotYet
 from svidproof.workload_api import Answer, X509Svid

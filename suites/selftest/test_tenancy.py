@@ -9,13 +9,14 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 
 from svidproof import leftovers
+from svidproof.errors import PlatformError
 from svidproof.platforms import _made
 from svidproof.platforms import _tenancy as tenancies
 from svidproof.platforms._cluster import Cluster
 from svidproof.platforms._made import Made
 from svidproof.platforms._runs import RunDirectory, owner
 from svidproof.platforms._tenancy import SpireNamespace, TenantCluster
-from svidproof.platforms.base import PlatformError, SiteOptions
+from svidproof.platforms.base import SiteOptions
 from svidproof.tools import Progress
 
 if TYPE_CHECKING:

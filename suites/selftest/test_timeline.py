@@ -13,9 +13,18 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from svidproof.clock import Moment
 from svidproof.credentials import Authority, Credential, Template
-from svidproof.watch import LogRecord, Moment, Source
-from svidproof.watch.timeline import Ended, Request, Timeline, describe, key_hash, spiffe_ids
+from svidproof.log_line import LogRecord
+from svidproof.watch.timeline import (
+    Ended,
+    Request,
+    Source,
+    Timeline,
+    describe,
+    key_hash,
+    spiffe_ids,
+)
 from svidproof.workload_api import X509Svid
 
 if TYPE_CHECKING:

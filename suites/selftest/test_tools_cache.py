@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from svidproof import doctor, images, standing, tools
+from svidproof.errors import PlatformError
 from svidproof.images import engine
 from svidproof.platforms._runs import RunDirectory
-from svidproof.platforms.base import PlatformError, SiteOptions
+from svidproof.platforms.base import SiteOptions
 from svidproof.tools import installation
 from svidproof.tools.cache import Cache
 

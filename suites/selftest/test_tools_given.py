@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from svidproof import tools
-from svidproof.platforms.base import AT_NEED, Capability
+from svidproof.capabilities import AT_NEED, Capability
 from svidproof.scenario import scenario_names
 from svidproof.selection import Selection, Wish
 from svidproof.tools import Tool, inspection, pins

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from svidproof import Budget, NotYet, eventually
 from svidproof.tls import Exchange
-from svidproof.watch import Watch
+from svidproof.watch.recorder import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,18 +12,19 @@ import grpc
 import pytest
 
 from svidproof import Budget, NotYet, eventually, tls, workload_api
+from svidproof.clock import Moment
 from svidproof.components.envoy import BUNDLE, Certs, Secret
 from svidproof.credentials import Authority, Template
 from svidproof.faults import Malformed, Unreadable, Unseen
+from svidproof.log_line import parse_line
 from svidproof.mishaps import Mishaps
 from svidproof.outcome import Result
+from svidproof.renewal_rule import LAG
 from svidproof.scenario import load_scenario
 from svidproof.tls import Exchange
-from svidproof.watch import Moment, Source, Watch
 from svidproof.watch.attention import LOGS, OWN_LAG, REQUESTS, Attention
-from svidproof.watch.logs import parse_line
-from svidproof.watch.observation import LAG
-from svidproof.watch.timeline import Timeline
+from svidproof.watch.recorder import Watch
+from svidproof.watch.timeline import Source, Timeline
 from svidproof.workload_api import Answer, X509Svid
 
 from .claims import failures, results

@@ -12,10 +12,11 @@ from svidproof import (
     requirement,
 )
 from svidproof.budgets import Budget
+from svidproof.clock import Moment
 from svidproof.credentials import Authority
 from svidproof.forge import Forge
-from svidproof.watch import Moment, Source
-from svidproof.watch.observation import LAG
+from svidproof.renewal_rule import LAG
+from svidproof.watch.timeline import Source
 
 pytestmark = [requirement("SDS-2"), needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT)]
 OK = 200

@@ -8,10 +8,10 @@ import pytest
 from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.checks import assert_none_of_ours, assert_own
 from svidproof.components.foreign import Foreign
+from svidproof.renewal_rule import LAG
 from svidproof.scenario import PROBER
-from svidproof.watch import Observation, Source
-from svidproof.watch.observation import LAG, WANTED
-from svidproof.watch.timeline import spiffe_ids
+from svidproof.watch.observation import WANTED, Observation
+from svidproof.watch.timeline import Source, spiffe_ids
 from svidproof.workload import Workload
 from svidproof.workload_api import (
     HEADER,
