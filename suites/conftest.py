@@ -2,7 +2,7 @@
 
 import pytest
 
-from svidproof import Progress, Testbed
+from svidproof import Progress, Testbed, experiment, gives_testbed
 from svidproof.testbeds import Testbeds
 from svidproof.watch.observation import Observation, observe
 
@@ -11,6 +11,13 @@ from svidproof.watch.observation import Observation, observe
 def api(testbeds: Testbeds) -> Testbed:
     """A server, a client that it accepts, and one that it does not."""
     return testbeds.get("api")
+
+
+@pytest.fixture(scope="session")
+@gives_testbed("api", beside="unwatched")
+def unwatched_api(testbeds: Testbeds) -> Testbed:
+    """The same once more, for requests that must not be seen in the window of the rotations."""
+    return testbeds.get("api", "unwatched")
 
 
 @pytest.fixture(scope="session")
@@ -31,18 +38,13 @@ def manifest(testbeds: Testbeds) -> Testbed:
     return testbeds.get("manifest")
 
 
-@pytest.fixture(scope="session")
-def rotations(api: Testbed, progress: Progress) -> Observation:
-    """What was seen until every workload had rotated often enough; checks that ask go last."""
-    return observe(api, progress)
+@experiment("api", seconds=30)
+def rotations(testbed: Testbed, progress: Progress) -> Observation:
+    """What was seen until every workload had rotated often enough."""
+    return observe(testbed, progress)
 
 
 @pytest.fixture(scope="session")
 def greeter(testbeds: Testbeds) -> Testbed:
     """Programs that ask the Workload API themselves: greeters, and a demo page."""
     return testbeds.get("greeter")
-
-
-@pytest.fixture
-def after_everything() -> None:
-    """Sets the order only: what the check does must not be seen in the window."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Progress, Testbed
+from svidproof import Capability, Progress, Testbed, experiment
 from svidproof.checks import assert_echoed, assert_forbidden
 from svidproof.watch.ending import Ending, observe_ending
 
@@ -47,7 +47,7 @@ def proxy_reaches_the_backend(
     control()
 
 
-@pytest.fixture(scope="session")
-def ending(front_proxy: Testbed, progress: Progress) -> Ending:
-    """What was seen once the generator's entry was deleted; checks that ask go last."""
-    return observe_ending(front_proxy, progress)
+@experiment("front-proxy", beside="ending", changes=True, seconds=20, needs=[Capability.OUTSIDE])
+def ending(testbed: Testbed, progress: Progress) -> Ending:
+    """What was seen once the generator's entry was deleted."""
+    return observe_ending(testbed, progress)

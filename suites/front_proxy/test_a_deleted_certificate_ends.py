@@ -6,14 +6,14 @@ proxy's own certificate is renewed, and connections are kept beyond the client's
 
 import pytest
 
-from svidproof import Capability, Measure, Saw, Testbed, budgets, needs, requirement
+from svidproof import Capability, Measure, Saw, budgets, needs, requirement
 from svidproof.components.envoy import CONNECTION_END_S, CONNECTION_S
 from svidproof.refusals import UNKNOWN
 from svidproof.renewal_rule import LAG
 from svidproof.watch.ending import BUSY, BYSTANDER, HOLDER, IDLE, SOME, Ending
 from svidproof.watch.timeline import Request, Sighting, Source, key_hash
 
-pytestmark = [needs(Capability.OUTSIDE), pytest.mark.usefixtures("after_everything")]
+pytestmark = needs(Capability.OUTSIDE)
 ENOUGH = 10  # requests before the certificate's end
 RATE = 1.0  # requests a second, of four that the watch tries to send
 SLACK = 1.0  # seconds for the proxy's timers, and for us to notice
@@ -90,12 +90,12 @@ def test_others_do_not_notice(ending: Ending, saw: Saw) -> None:
 
 
 @requirement("PROXY-3")
-def test_the_backend_saw_who_was_served(front_proxy: Testbed, ending: Ending) -> None:
+def test_the_backend_saw_who_was_served(ending: Ending) -> None:
     """The backend receives exactly the successful requests, with the client's SPIFFE ID."""
     own = ending.spiffe_id
     answered = {r.tag for r in ending.requests(HOLDER) if r.status == 200}
 
-    seen = {r.tag: r.client_id for r in front_proxy.app_behind(PROXY).seen()}
+    seen = {r.tag: r.client_id for r in ending.testbed.app_behind(PROXY).seen()}
 
     assert answered, "nothing was answered"
     assert answered <= seen.keys(), f"it did not see {len(answered - seen.keys())} of them"

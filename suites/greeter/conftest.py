@@ -4,34 +4,29 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Progress, Testbed
+from svidproof import Progress, Testbed, experiment
 from svidproof.demo_page import DemoPage
 from svidproof.greeters import Cast, Conversation
 
 
-@pytest.fixture(scope="session")
-def conversation(greeter: Testbed) -> Conversation:
-    """What the client goes on asking the server, from the first check to the last."""
-    return Conversation(greeter, "greeter-client", "server")
-
-
-@pytest.fixture(scope="session")
-def cast(conversation: Conversation) -> Cast:
-    """The greeters; from here on two of them talk while other checks are made."""
-    return Cast.of(conversation.testbed)
-
-
-@pytest.fixture(scope="session")
-def conversation_over(conversation: Conversation, progress: Progress) -> Conversation:
-    """The conversation, once both sides have rotated often enough; checks that ask go last."""
+@experiment("greeter", seconds=20)
+def conversation_over(testbed: Testbed, progress: Progress) -> Conversation:
+    """What the client has asked the server while both sides rotated often enough."""
+    conversation = Conversation(testbed, "greeter-client", "server")
     conversation.hear_out(progress)
     return conversation
 
 
 @pytest.fixture(scope="session")
-def page(conversation: Conversation) -> DemoPage:
-    """The demo page; the greeters talk meanwhile."""
-    return DemoPage(conversation.testbed.programs["demo-page"])
+def cast(greeter: Testbed) -> Cast:
+    """The greeters."""
+    return Cast.of(greeter)
+
+
+@pytest.fixture(scope="session")
+def page(greeter: Testbed) -> DemoPage:
+    """The demo page."""
+    return DemoPage(greeter.programs["demo-page"])
 
 
 @pytest.fixture

@@ -1,20 +1,28 @@
 """A program that starts before its entry exists gains, changes and loses its identity."""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 import grpc
-import pytest
 
-from svidproof import Measure, Saw, Testbed, budgets, eventually, requirement
+from svidproof import (
+    Measure,
+    Overdue,
+    Progress,
+    Saw,
+    Testbed,
+    budgets,
+    eventually,
+    experiment,
+    requirement,
+)
 from svidproof.budgets import Budget
 from svidproof.clock import Moment
 from svidproof.faults import Row
-from svidproof.greeters import Call, Cast, Greeter, Held
+from svidproof.greeters import Call, Cast, Greeter, Held, Hello, Refusal
 from svidproof.renewal_rule import BACKDATING, TRUNCATION
-from svidproof.workload_api import fetch_x509
+from svidproof.workload_api import Answer, fetch_x509
 
 DENIED = "PERMISSION_DENIED"
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between two attempts of a program
@@ -35,23 +43,76 @@ def propagation(testbed: Testbed) -> float:
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """A newcomer whose entry has just been made.
+class Change:
+    """The newcomer's entry was changed.
 
     Attributes:
-        entry_id: the entry's.
         before: what it held until then.
-        since: just before the entry was made.
+        since: just before the change.
+        held: what it holds since the change has come to it.
+        took: seconds until then.
     """
 
-    entry_id: str
     before: Held
     since: Moment
+    held: Held
+    took: float
 
 
-@pytest.fixture(scope="module")
-def arrival(greeter: Testbed, cast: Cast) -> Iterator[Arrival]:
-    """The newcomer has asked in vain for some time, and then gets its entry."""
+@dataclass(frozen=True)
+class Deletion:
+    """The newcomer's entry was deleted.
+
+    Attributes:
+        since: just before that.
+        held: what it held when its stream had been ended.
+        took: seconds until then.
+        calls: its calls from then on, up to the first that was refused.
+        refusals: by the server, since the deletion.
+        last: what it holds then.
+        answer: of the Workload API to its process then.
+        control: what another client is answered then.
+    """
+
+    since: Moment
+    held: Held
+    took: float
+    calls: tuple[Call, ...]
+    refusals: tuple[Refusal, ...]
+    last: Held
+    answer: Answer
+    control: Hello
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A program that ran without an entry, which was then made, changed and deleted.
+
+    Attributes:
+        testbed: where.
+        greeter: it.
+        before: what it held when it had asked in vain for some time.
+        since: just before its entry was made.
+        held: what it held when it had an SVID.
+        hello: what it was answered then.
+        change: what came of the change, or what did not come in time.
+        deletion: likewise.
+    """
+
+    testbed: Testbed
+    greeter: Greeter
+    before: Held
+    since: Moment
+    held: Held
+    hello: Hello
+    change: Change | Overdue
+    deletion: Deletion | Overdue
+
+
+@experiment("greeter", beside="newcomer", changes=True, seconds=15)
+def newcomer(testbed: Testbed, progress: Progress) -> Newcomer:
+    """The newcomer asks in vain for some time; its entry comes, is changed, and goes."""
+    cast = Cast.of(testbed)
 
     def refused() -> Held:
         held = cast.newcomer.identity()
@@ -59,10 +120,69 @@ def arrival(greeter: Testbed, cast: Cast) -> Iterator[Arrival]:
         assert len(outcomes) >= ENOUGH, f"it has asked {len(outcomes)} times: {outcomes}"
         return held
 
-    before = eventually(refused, budgets.PROGRAM_READY, alive=greeter.assert_alive)
+    progress("waiting for a program without an entry to ask in vain")
+    before = eventually(refused, budgets.PROGRAM_READY, alive=testbed.assert_alive)
     since = Moment.now()
-    with greeter.registered("newcomer", cast.newcomer.program.selectors) as entry_id:
-        yield Arrival(entry_id, before, since)
+    with testbed.registered("newcomer", cast.newcomer.program.selectors) as entry_id:
+        held = await_svid(cast.newcomer)
+        hello = cast.newcomer.hello("server", "Nan")
+        progress("changing and deleting the entry of a program")
+        try:
+            change: Change | Overdue = _change(testbed, cast, entry_id)
+        except Overdue as error:
+            change = error
+        await_svid(cast.newcomer)
+        try:
+            deletion: Deletion | Overdue = _delete(testbed, cast, entry_id)
+        except Overdue as error:
+            deletion = error
+    return Newcomer(testbed, cast.newcomer, before, since, held, hello, change, deletion)
+
+
+def _change(testbed: Testbed, cast: Cast, entry_id: str) -> Change:
+    before = await_svid(cast.newcomer)
+    assert OTHER_NAME not in before.svid["dns_names"], "it has the other DNS name already"
+    since = Moment.now()
+    budget = Budget("a changed entry reaches its program", propagation(testbed))
+
+    testbed.registration.change(entry_id, dns_names=[OTHER_NAME], x509_svid_ttl=OTHER_TTL)
+
+    def changed() -> Held:
+        held = cast.newcomer.identity()
+        assert held.svid["dns_names"] == [OTHER_NAME], f"DNS names {held.svid['dns_names']}"
+        off = abs(held.lifetime - BACKDATING - OTHER_TTL)
+        assert off <= TRUNCATION, f"it lives for {held.lifetime - BACKDATING:.0f} s"
+        return held
+
+    held = eventually(changed, budget, alive=cast.newcomer.program.assert_alive)
+    return Change(before, since, held, Moment.now().at - since.at)
+
+
+def _delete(testbed: Testbed, cast: Cast, entry_id: str) -> Deletion:
+    refused = len(cast.server.refused())
+    budget = Budget("a deleted entry ends its program's stream", propagation(testbed))
+    since = Moment.now()
+
+    testbed.spire.delete_entry(entry_id)
+
+    def ended() -> Held:
+        held = cast.newcomer.identity()
+        assert DENIED in held.since(since), f"its stream goes on: {held.since(since)[-3:]}"
+        return held
+
+    held = eventually(ended, budget, alive=cast.newcomer.program.assert_alive)
+    took = Moment.now().at - since.at
+    calls = call_until_refused(cast.newcomer, held)
+    return Deletion(
+        since=since,
+        held=held,
+        took=took,
+        calls=tuple(calls),
+        refusals=tuple(cast.server.refused()[refused:]),
+        last=cast.newcomer.identity(),
+        answer=fetch_x509(cast.newcomer.program.workload_api()),
+        control=cast.client.hello("server", "Control"),
+    )
 
 
 def await_svid(newcomer: Greeter) -> Held:
@@ -78,102 +198,71 @@ def await_svid(newcomer: Greeter) -> Held:
 
 
 @requirement("GREETER-5")
-def test_program_asks_until_it_has_an_entry(
-    greeter: Testbed, cast: Cast, arrival: Arrival, measure: Measure, saw: Saw
-) -> None:
+def test_program_asks_until_it_has_an_entry(newcomer: Newcomer, measure: Measure, saw: Saw) -> None:
     """A program without an entry retries with growing pauses, and gets its SVID soon after."""
-    assert not arrival.before.svids, "it had an SVID before it had an entry"
-    outcomes = {attempt.outcome for attempt in arrival.before.attempts}
+    before, held = newcomer.before, newcomer.held
+    assert not before.svids, "it had an SVID before it had an entry"
+    outcomes = {attempt.outcome for attempt in before.attempts}
     assert outcomes == {DENIED}, f"without an entry it got {outcomes}"
     pauses = [
         (later.at - earlier.at).total_seconds()
-        for earlier, later in itertools.pairwise(arrival.before.attempts)
+        for earlier, later in itertools.pairwise(before.attempts)
     ]
     for number, pause in enumerate(pauses):
         least = min(FIRST_PAUSE * 2**number, LONGEST_PAUSE)
         assert pause >= least, f"pause {number + 1} was {pause:.2f} s, not {least:.1f} s"
         assert pause <= LONGEST_PAUSE + SLACK, f"pause {number + 1} was {pause:.2f} s"
 
-    held = await_svid(cast.newcomer)
-
     ids = [svid["spiffe_id"] for svid in held.svids]
-    assert ids == [cast.newcomer.spiffe_id], f"it got SVIDs of {ids}"
+    assert ids == [newcomer.greeter.spiffe_id], f"it got SVIDs of {ids}"
     first = Row(a for a in held.attempts if a.outcome == "OK")[0]
-    took = (first.at - arrival.since.wall).total_seconds()
-    longest = propagation(greeter) + LONGEST_PAUSE
+    took = (first.at - newcomer.since.wall).total_seconds()
+    longest = propagation(newcomer.testbed) + LONGEST_PAUSE
     measure("from an entry to the SVID of a program that waits for it", round(took, 2), "s")
     assert took <= longest, f"{took:.1f} s after its entry was made, not {longest:.1f} s"
-    hello = cast.newcomer.hello("server", "Nan")
-    assert hello.message, f"with its SVID it got {hello}"
-    saw(f"refused {len(arrival.before.attempts)} times; {took:.1f} s from entry to SVID")
+    assert newcomer.hello.message, f"with its SVID it got {newcomer.hello}"
+    saw(f"refused {len(before.attempts)} times; {took:.1f} s from entry to SVID")
 
 
 @requirement("GREETER-6")
 def test_changed_entry_reaches_the_open_stream(
-    greeter: Testbed, cast: Cast, arrival: Arrival, measure: Measure, saw: Saw
+    newcomer: Newcomer, measure: Measure, saw: Saw
 ) -> None:
     """A changed DNS name and TTL of an entry reach the open stream within a bound."""
-    before = await_svid(cast.newcomer)
-    assert OTHER_NAME not in before.svid["dns_names"], "it has the other DNS name already"
-    since, budget = (
-        Moment.now(),
-        Budget("a changed entry reaches its program", propagation(greeter)),
-    )
-
-    greeter.registration.change(arrival.entry_id, dns_names=[OTHER_NAME], x509_svid_ttl=OTHER_TTL)
-
-    def changed() -> Held:
-        held = cast.newcomer.identity()
-        assert held.svid["dns_names"] == [OTHER_NAME], f"DNS names {held.svid['dns_names']}"
-        off = abs(held.lifetime - BACKDATING - OTHER_TTL)
-        assert off <= TRUNCATION, f"it lives for {held.lifetime - BACKDATING:.0f} s"
-        return held
-
-    held = eventually(changed, budget, alive=cast.newcomer.program.assert_alive)
-    took = Moment.now().at - since.at
-    assert set(held.since(since)) == {"OK"}, f"the stream was ended: {held.since(since)}"
-    assert held.svid["serial"] != before.svid["serial"], "the serial is the same"
-    measure("from a changed entry to the SVID of an open stream", round(took, 2), "s")
-    saw(f"{OTHER_NAME}, {OTHER_TTL} s: {took:.1f} s after the change")
+    change = newcomer.change
+    if isinstance(change, Overdue):
+        raise change
+    ended = change.held.since(change.since)
+    assert set(ended) == {"OK"}, f"the stream was ended: {ended}"
+    assert change.held.svid["serial"] != change.before.svid["serial"], "the serial is the same"
+    measure("from a changed entry to the SVID of an open stream", round(change.took, 2), "s")
+    saw(f"{OTHER_NAME}, {OTHER_TTL} s: {change.took:.1f} s after the change")
 
 
 @requirement("GREETER-6")
-def test_deleted_entry_ends_access(
-    greeter: Testbed, cast: Cast, arrival: Arrival, measure: Measure, saw: Saw
-) -> None:
+def test_deleted_entry_ends_access(newcomer: Newcomer, measure: Measure, saw: Saw) -> None:
     """A deleted entry ends the stream within a bound; access ends when the last SVID expires."""
-    await_svid(cast.newcomer)
-    refused = len(cast.server.refused())
-    budget = Budget("a deleted entry ends its program's stream", propagation(greeter))
-    since = Moment.now()
-
-    greeter.spire.delete_entry(arrival.entry_id)
-
-    def ended() -> Held:
-        held = cast.newcomer.identity()
-        assert DENIED in held.since(since), f"its stream goes on: {held.since(since)[-3:]}"
-        return held
-
-    held = eventually(ended, budget, alive=cast.newcomer.program.assert_alive)
-    took = Moment.now().at - since.at
-    calls = call_until_refused(cast.newcomer, held)
-    answered = [call for call in calls if call.hello.message]
+    deletion = newcomer.deletion
+    if isinstance(deletion, Overdue):
+        raise deletion
+    answered = [call for call in deletion.calls if call.hello.message]
     # A certificate is good to the end of its last second.
-    end = held.until + timedelta(seconds=TRUNCATION)
+    end = deletion.held.until + timedelta(seconds=TRUNCATION)
     late = [call for call in answered if call.start.wall > end]
     assert answered, "it was refused while its SVID was good"
     assert not late, f"it was answered {(late[-1].start.wall - end).total_seconds():.1f} s late"
-    refusals = cast.server.refused()[refused:]
-    assert refusals, "the server has refused nobody"
-    last = refusals[-1]
+    assert deletion.refusals, "the server has refused nobody"
+    last = deletion.refusals[-1]
     assert "expired" in last.reason, f"the server refused it because: {last.reason}"
-    assert cast.newcomer.identity().svid["serial"] == held.svid["serial"], "it got another SVID"
-    answer = fetch_x509(cast.newcomer.program.workload_api())
+    held = deletion.held.svid["serial"]
+    assert deletion.last.svid["serial"] == held, "it got another SVID"
+    answer = deletion.answer
     assert answer.code is grpc.StatusCode.PERMISSION_DENIED, f"expected PermissionDenied: {answer}"
-    assert cast.client.hello("server", "Control").message, "the genuine client is refused, too"
-    measure("from a deleted entry to the end of its stream", round(took, 2), "s")
+    assert deletion.control.message, "the genuine client is refused, too"
+    measure("from a deleted entry to the end of its stream", round(deletion.took, 2), "s")
     saw(
-        f"stream ended after {took:.1f} s, answered {len(answered)} times more, then: {last.reason}"
+        f"stream ended after {deletion.took:.1f} s, answered {len(answered)} times more, "
+        f"then: {last.reason}"
     )
 
 

@@ -8,7 +8,6 @@ from svidproof.watch.recovery import Recovery
 pytestmark = [
     requirement("HELPER-8"),
     needs(Capability.OWN_SPIRE),
-    pytest.mark.usefixtures("after_everything"),
 ]
 CLIENT = "manifest-client"
 each_side = pytest.mark.parametrize("name", ["manifest-server", CLIENT])

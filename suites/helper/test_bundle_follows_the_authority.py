@@ -13,7 +13,6 @@ from svidproof.watch.timeline import Sighting, Source
 pytestmark = [
     requirement("HELPER-4"),
     needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT),
-    pytest.mark.usefixtures("after_everything"),
 ]
 CLIENT, OTHER = "manifest-client", "manifest-other"
 AFTERWARDS = 5  # requests when both sides present SVIDs of the new authority

@@ -4,14 +4,11 @@ spiffe-helper is no supervisor: a program that has ended is started again by the
 spiffe-helper itself by whatever looks after it, which ends what is left of it first.
 """
 
-import pytest
-
 from svidproof import Capability, Measure, needs, requirement
 from svidproof.components.helper import BEGUN
 from svidproof.watch.recovery import Recovery, sha256
 from svidproof.watch.timeline import Source
 
-pytestmark = pytest.mark.usefixtures("after_everything")
 SERVER, CLIENT = "manifest-server", "manifest-client"
 START = 4.0  # seconds that a program may take to start on a busy machine
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Saw, Testbed, budgets, eventually, requirement
+from svidproof import Saw, Testbed, budgets, eventually, requirement, runs_last
 from svidproof.components.helper import Ended, Helped
 from svidproof.watch.timeline import spiffe_ids
 
-pytestmark = [requirement("HELPER-10"), pytest.mark.usefixtures("after_everything")]
+pytestmark = [requirement("HELPER-10"), runs_last()]
 OTHER = "manifest-other"
 HINTS = ("inward", "outward")
 HOUR = 3600  # seconds: nothing is renewed meanwhile

@@ -2,11 +2,11 @@
 
 import pytest
 
-from svidproof import Saw, Testbed, requirement
+from svidproof import Saw, Testbed, requirement, runs_last
 from svidproof.components.helper import Ended
 from svidproof.errors import PlatformError
 
-pytestmark = [requirement("HELPER-9"), pytest.mark.usefixtures("after_everything")]
+pytestmark = [requirement("HELPER-9"), runs_last()]
 ONCE = "daemon_mode = false\n"
 FILES = """
 svid_file_name = "a"

@@ -21,13 +21,14 @@ from svidproof import (
     eventually,
     needs,
     requirement,
+    runs_last,
 )
 from svidproof.clock import Moment
 from svidproof.watch.timeline import Source
 
 pytestmark = [
     needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS),
-    pytest.mark.usefixtures("after_everything"),
+    runs_last(2),
 ]
 CLIENT = "valid-api-client"
 RATE = 10.0  # requests a second that the watch sends through the valid client

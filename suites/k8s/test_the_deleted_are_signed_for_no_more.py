@@ -14,6 +14,7 @@ from svidproof import (
     eventually,
     needs,
     requirement,
+    runs_last,
 )
 from svidproof.clock import Moment
 from svidproof.log_line import LogRecord
@@ -73,7 +74,7 @@ def test_entry_is_gone(api: Testbed, departure: Departure) -> None:
 
 
 @requirement("K8S-4")
-@pytest.mark.usefixtures("after_everything")
+@runs_last(2)
 def test_nobody_is_signed_for_after_deletion(api: Testbed, departure: Departure) -> None:
     """No SVID is signed for a deleted workload, not even when a renewal would be due."""
     rest = max(departure.due - Moment.now().at, 0.0)

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from svidproof import provenance, testbeds, tools
+from svidproof import provenance, resources, testbeds, tools
 from svidproof.capabilities import Capability
 from svidproof.errors import PlatformError
 from svidproof.outcome import Result
@@ -167,6 +168,11 @@ def beds(monkeypatch: pytest.MonkeyPatch) -> Beds:
     monkeypatch.setattr(tools, "resolve", made.resolve)
     monkeypatch.setattr(registry, "find", lambda _name: Site)
     return made
+
+
+def one_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have only one testbed at a time."""
+    monkeypatch.setattr(resources, "jobs", lambda *_: 1)
 
 
 class Suite:
@@ -528,15 +534,13 @@ def test_wrong_version_is_refused(suite: Suite, beds: Beds) -> None:
     result.stderr.fnmatch_lines(["ERROR: envoy 9 is not pinned"])
 
 
-def test_order_is_the_catalogues_and_waiting_comes_last(suite: Suite) -> None:
-    """Checks of the long window fill no other check's time."""
+def test_order_is_the_catalogues_and_marked_checks_come_last(suite: Suite) -> None:
+    """What would disturb others runs after them, whatever its requirement's place is."""
     suite.write(
         "test_a.py",
         "from svidproof import requirement\n"
         "import pytest\n"
-        "@pytest.fixture(scope='session')\ndef rotations(testbeds): return testbeds.get('api')\n"
-        "@pytest.fixture\ndef deep(rotations): pass\n"
-        "@requirement('A-1')\ndef test_waits(deep): pass\n"
+        "@pytest.mark.runs_last(2)\n@requirement('A-1')\ndef test_waits(api): pass\n"
         "@requirement('A-2')\ndef test_second(api): pass\n"
         "@pytest.mark.parametrize('x', [pytest.param(1, marks=requirement('A-1'), id='p')])\n"
         "@requirement('A-3')\ndef test_first(x, api): pass\n",
@@ -773,26 +777,125 @@ def test_checks_tell_what_they_saw_and_measured(suite: Suite) -> None:
     }
 
 
-def test_one_scenario_comes_after_the_other(suite: Suite, beds: Beds) -> None:
-    """What no check needs any more is ended before the next is booted, waiting checks or not."""
+def test_with_one_job_one_scenario_comes_after_the_other(
+    suite: Suite, beds: Beds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no check needs any more is ended before the next is booted."""
     suite.write(
         "test_a.py",
         "import pytest\nfrom svidproof import requirement\n\n"
-        "@requirement('A-1')\ndef test_one(rotations, record_order):\n    pass\n\n"
+        "@pytest.mark.runs_last\n"
+        "@requirement('A-1')\ndef test_one(api, record_order):\n    pass\n\n"
         "@requirement('A-2')\ndef test_two(front_proxy, record_order):\n    pass\n\n"
         "@requirement('A-3')\ndef test_three(api, record_order):\n    pass\n\n"
-        "@pytest.fixture(scope='session')\ndef rotations(api):\n    return api\n\n"
         "@pytest.fixture(scope='session')\ndef front_proxy(testbeds):\n"
         "    return testbeds.get('front-proxy')\n\n"
         "@pytest.fixture\ndef record_order(request, testbeds):\n"
         "    print('RUNS', request.node.name, *testbeds.running)\n",
     )
+    one_job(monkeypatch)
 
     result = suite.run("-s")
 
     runs = [line.partition("RUNS ")[2] for line in result.outlines if "RUNS " in line]
     assert runs == ["test_two front-proxy", "test_three api", "test_one api"]
     assert (beds.boots, beds.closed, result.ret) == (["front-proxy", "api"], 2, 0)
+
+
+EXPERIMENTS = """
+import pytest
+from svidproof import experiment, requirement
+
+@experiment("api", seconds=30)
+def window(testbed, progress):
+    progress("looking")
+    return "seen"
+
+@experiment("api", seconds=5, beside="faults", changes=True)
+def fault(testbed, progress):
+    FAULT
+
+@experiment("api", seconds=5, beside="faults", changes=True)
+def recovery(testbed, progress, fault):
+    return f"{fault} and mended"
+
+@requirement("A-1")
+def test_window(window, api):
+    assert window == "seen"
+
+@requirement("A-2")
+def test_fault(fault):
+    assert fault == "broken"
+
+@requirement("A-3")
+def test_recovery(recovery):
+    assert recovery == "broken and mended"
+"""
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_experiments_give_their_records(
+    suite: Suite, beds: Beds, monkeypatch: pytest.MonkeyPatch, *, side_by_side: bool
+) -> None:
+    """Each runs once, at its testbed: one of its own where there may be several, or the shared."""
+    suite.write("test_a.py", EXPERIMENTS.replace("FAULT", "return 'broken'"))
+    if not side_by_side:
+        one_job(monkeypatch)
+
+    assert suite.run().ret == 0
+
+    assert set(suite.results.values()) == {"pass"}
+    assert beds.boots == ["api"] * (2 if side_by_side else 1)
+    assert beds.closed == len(beds.boots)
+    assert {"worst stall", "worst lateness of the watch"} <= suite.report["measurements"].keys()
+
+
+@pytest.mark.parametrize(
+    ("raised", "result"), [("AssertionError", "fail"), ("RuntimeError", "error")]
+)
+def test_failed_experiment_concerns_its_checks_only(suite: Suite, raised: str, result: str) -> None:
+    """Its checks, and those of what continues it, raise what it has raised; there is evidence."""
+    suite.write("test_a.py", EXPERIMENTS.replace("FAULT", f"raise {raised}('it broke')"))
+
+    suite.run()
+
+    assert suite.results == {"A-1": "pass", "A-2": result, "A-3": result}
+    assert [message for message in suite.messages if message]
+    assert all("it broke" in message for message in suite.messages if message)
+    traceback = suite.directory / "artifacts" / "experiment-fault" / "traceback.txt"
+    assert "it broke" in traceback.read_text()
+
+
+def test_ctrl_c_ends_experiments(suite: Suite, beds: Beds) -> None:
+    """What waits in the background stops waiting, and its testbed is ended."""
+    waits = (
+        "from svidproof import Budget, NotYet, eventually\n"
+        "    def never(): raise NotYet('it goes on')\n"
+        "    eventually(never, Budget('what never comes', 60))"
+    )
+    text = EXPERIMENTS.replace("FAULT", waits).replace(
+        'assert window == "seen"', "raise KeyboardInterrupt"
+    )
+    suite.write("test_a.py", text)
+    began = time.monotonic()
+
+    assert suite.run().ret == 3
+
+    assert time.monotonic() - began < 30
+    assert beds.closed == len(beds.boots) == 2
+    assert set(suite.results.values()) == {"not-run"}
+
+
+def test_jobs_that_cannot_be_had_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, with what there is."""
+    monkeypatch.setattr(resources, "available_mb", lambda: 1200)
+
+    assert resources.jobs(None, "local") == 2
+    assert resources.jobs(None, "kind") == 1
+    assert resources.jobs("2", "local") == 2
+    for wanted, said in (("0", "from 1"), ("many", "from 1"), ("3", "room for 2 testbeds")):
+        with pytest.raises(resources.JobsError, match=said):
+            resources.jobs(wanted, "local")
 
 
 def test_fresh_testbed_is_ended_with_its_check(suite: Suite, beds: Beds) -> None:

@@ -13,11 +13,15 @@ from svidproof.sds import fetch_secrets
 from svidproof.watch.timeline import spiffe_ids
 from svidproof.workload_api import Answer, X509Stream, fetch_x509, last_of
 
-# Their requests would be told from Envoy's by nothing in the agent's log.
-pytestmark = pytest.mark.usefixtures("after_everything")
 DENIED = r"No identity issued|Workload attestation failed"
 FOREIGN = {"type": "unix", "value": "gid:4294967294"}
 TEN_YEARS = 10 * 365 * 24 * 3600
+
+
+@pytest.fixture
+def api(unwatched_api: Testbed) -> Testbed:
+    """The scenario once more: nothing in an agent's log tells these requests from Envoy's."""
+    return unwatched_api
 
 
 @requirement("WLAPI-5")

@@ -7,12 +7,16 @@ from svidproof import Testbed, requirement
 from svidproof.components.envoy import BUNDLE
 from svidproof.sds import fetch_secrets
 
-# The requests of these checks would be told from Envoy's by nothing in the agent's log.
-pytestmark = pytest.mark.usefixtures("after_everything")
 # The default names of SPIRE doc/spire_agent.md, beside BUNDLE.
 DEFAULT_SVID, ALL_BUNDLES = "default", "ALL"
 # What the agent logs when somebody asks for what is not theirs.
 REFUSED = r"Error building stream secrets response|No identity issued|attest"
+
+
+@pytest.fixture
+def api(unwatched_api: Testbed) -> Testbed:
+    """The scenario once more: nothing in an agent's log tells these requests from Envoy's."""
+    return unwatched_api
 
 
 @requirement("SDS-1")

@@ -1,13 +1,18 @@
 """The trust bundle gets a second root, as when an authority is replaced: sidecars hear of it."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from svidproof import (
     Capability,
-    FreshTestbed,
+    Exchange,
     Measure,
     NotYet,
     Overdue,
+    Progress,
     Testbed,
     eventually,
+    experiment,
     needs,
     requirement,
 )
@@ -31,40 +36,78 @@ class Unshown(AssertionError):  # noqa: N818  a verdict, not a programming error
     """A sidecar's `/certs` leaves out a root that was pushed to it."""
 
 
-def test_next_root_is_pushed(fresh_testbed: FreshTestbed, measure: Measure) -> None:
-    """A root that joins the bundle is soon in every sidecar, which lets in whom it vouches for."""
-    api = fresh_testbed("api")
-    root = Authority.create("svidproof next root", api.scenario.trust_domain)
-    credential = Forge(root, api.scenario.trust_domain).sound(api.scenario.spiffe_id(CLIENT))
+@dataclass(frozen=True)
+class NextRoot:
+    """A root that joined the trust bundle.
+
+    Attributes:
+        before: what each server answered a client below it before that.
+        took: seconds until every sidecar had it and let such a client in, if they did in time.
+        late: what did not come in time, if something did not.
+        unshown: what `/certs` left out after that, if it did.
+    """
+
+    before: Mapping[str, Exchange]
+    took: float | None
+    late: str
+    unshown: str
+
+
+@experiment(
+    "api",
+    beside="unwatched",
+    changes=True,
+    seconds=5,
+    needs=[Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT],
+)
+def next_root(testbed: Testbed, progress: Progress) -> NextRoot:
+    """The server's bundle gets a second root, and all sidecars are looked at until they have it."""
+    progress("adding a root to the bundle")
+    root = Authority.create("svidproof next root", testbed.scenario.trust_domain)
+    domain = testbed.scenario.trust_domain
+    credential = Forge(root, domain).sound(testbed.scenario.spiffe_id(CLIENT))
+    servers = testbed.scenario.accepting(CLIENT)
+
+    def ask(name: str) -> Exchange:
+        return testbed.prober.get(testbed.workload(name), credential=credential)
 
     def trusted() -> None:
-        _assert_held(api, VIEWS, root)
-        for name in api.scenario.accepting(CLIENT):
-            answer = api.prober.get(api.workload(name), credential=credential)
+        _assert_held(testbed, VIEWS, root)
+        for name in servers:
+            answer = ask(name)
             if answer.status != OK:
                 raise NotYet(f"to a client below the next root {name} says: {answer}")
 
-    for name in api.scenario.accepting(CLIENT):
-        before = api.prober.get(api.workload(name), credential=credential)
-        assert before.status is None, f"{name} trusts a root that is in no bundle: {before}"
-    since = Moment.now()
-    api.spire.prepare_authority(root)
-    eventually(trusted, _budget(api), alive=api.assert_alive)
-
-    measure("from a root in the server's bundle to every sidecar", Moment.now().at - since.at, "s")
-
-
-def test_next_root_is_shown(fresh_testbed: FreshTestbed) -> None:
-    """Once it was pushed, each sidecar's `/certs` shows it beside the old one."""
-    api = fresh_testbed("api")
-    root = Authority.create("svidproof next root", api.scenario.trust_domain)
-    api.spire.prepare_authority(root)
-    eventually(lambda: _assert_held(api, VIEWS, root), _budget(api), alive=api.assert_alive)
-
+    before = {name: ask(name) for name in servers}
+    since, alive = Moment.now(), testbed.assert_alive
+    testbed.spire.prepare_authority(root)
     try:
-        eventually(lambda: _assert_held(api, [Source.CERTS], root), SHOWN, alive=api.assert_alive)
+        eventually(trusted, _budget(testbed), alive=alive)
     except Overdue as error:
-        raise Unshown(str(error)) from None
+        return NextRoot(before, None, str(error), "")
+    took = Moment.now().at - since.at
+    try:
+        eventually(lambda: _assert_held(testbed, [Source.CERTS], root), SHOWN, alive=alive)
+    except Overdue as error:
+        return NextRoot(before, took, "", str(error))
+    return NextRoot(before, took, "", "")
+
+
+def test_next_root_is_pushed(next_root: NextRoot, measure: Measure) -> None:
+    """A root that joins the bundle is soon in every sidecar, which lets in whom it vouches for."""
+    for name, answer in next_root.before.items():
+        assert answer.status is None, f"{name} trusts a root that is in no bundle: {answer}"
+    assert next_root.took is not None, next_root.late
+
+    measure("from a root in the server's bundle to every sidecar", next_root.took, "s")
+
+
+def test_next_root_is_shown(next_root: NextRoot) -> None:
+    """Once it was pushed, each sidecar's `/certs` shows it beside the old one."""
+    assert next_root.took is not None, next_root.late
+
+    if next_root.unshown:
+        raise Unshown(next_root.unshown)
 
 
 def _budget(api: Testbed) -> Budget:
