@@ -29,6 +29,11 @@ def main(dist: Path) -> int:
         where = subprocess.check_output([bin_ / "python", "-c", _WHERE], cwd=elsewhere, text=True)
         if not Path(where.strip()).is_relative_to(home):
             raise SystemExit(f"the wheel's svidproof takes its suites from {where.strip()}")
+        package = Path(where.strip()).parent
+        if not (package / "py.typed").is_file():
+            raise SystemExit("the wheel does not say that it is typed: py.typed is missing")
+        if (package / "_data" / "suites" / "selftest").exists():
+            raise SystemExit("the wheel holds the suite's own tests")
         which = [str(bin_ / "python"), "-c", _WHICH]
         theirs = subprocess.check_output(which, cwd=elsewhere, text=True)
         checkout = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "fixtures")}

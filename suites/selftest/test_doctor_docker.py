@@ -85,7 +85,7 @@ def test_machine_without_docker_is_told_where_to_get_it(bin_: Path) -> None:
 def test_docker_that_can_do_all_is_well(look: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what cannot be tried is left open, and everything that is not fine has a hint."""
     monkeypatch.setattr(docker, "_DISK_GIB", 0.0)
-    monkeypatch.setattr(docker, "_MEMORY_GIB", 0.0)
+    monkeypatch.setattr(docker, "MEMORY_GIB", 0.0)
     monkeypatch.setenv("DOCKER_HOST", "unix:///run/mine.sock")
 
     found = look()
@@ -184,7 +184,7 @@ def test_few_inotify_watches_are_a_warning(look: Docker) -> None:
 def test_docker_without_room_will_not_do(look: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too little disk or memory fails, with both numbers."""
     monkeypatch.setattr(docker, "_DISK_GIB", 1e9)
-    monkeypatch.setattr(docker, "_MEMORY_GIB", 1e9)
+    monkeypatch.setattr(docker, "MEMORY_GIB", 1e9)
 
     found = look()
 

@@ -420,6 +420,30 @@ def test_an_old_report_is_refused_by_the_command(verify: Command, store: Store) 
     assert "it is too old: its run began 0:0" in out
 
 
+def test_interrupted_run_is_refused_for_one_reason(
+    verify: Command, store: Store, good: Evidence
+) -> None:
+    """What follows from the interruption is counted; a red check is not among it."""
+    unmade = [
+        replace(check, result=Result.NOT_RUN, duration_s=0.0, deviation=None)
+        for check in good.checks[1:]
+    ]
+    run = replace(good.run, stopped="interrupted")
+    first = replace(good.checks[0], result=Result.FAIL, message="got 200")
+    above = store("0", evidence=replace(good, run=run, checks=(first, *unmade)))
+
+    code, out, _ = verify(above)
+    _, whole, _ = verify(above, "--verbose")
+
+    lines, every = out.splitlines(), whole.splitlines()
+    assert code == 1
+    assert lines[0].endswith("refused: its run did not come to its end: interrupted")
+    assert f"{first.requirements[0]} is fail" in out
+    assert f"{len(every) - len(lines) + 1} more reasons follow from that: verify --v" in lines[-1]
+    assert len(lines) <= 5
+    assert len(every) > 40
+
+
 def test_expectations_are_of_every_report(verify: Command, store: Store) -> None:
     """One that is of another version is named."""
     store("0")

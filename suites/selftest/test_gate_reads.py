@@ -218,8 +218,10 @@ def test_report_that_breaks_a_rule_by_force_is_refused(
         pytest.param(["--profile="], "--profile is empty: give it a value", id="no-profile"),
         pytest.param(["--profile=core,"], "--profile core, has an empty part", id="half-a-profile"),
         pytest.param(["--subject="], "--subject is empty: give it a value", id="no-subject"),
-        pytest.param(["--expect=istio=1"], "unknown component istio: there are spire,", id="name"),
-        pytest.param(["--expect=envoy.x=1"], "envoy.x: of a component there are version", id="at"),
+        pytest.param(["--expect=istio=1"], "unknown component istio: there are ", id="name"),
+        pytest.param(
+            ["--expect=envoy.x=1"], "envoy.x: unknown attribute x: there are version", id="at"
+        ),
         pytest.param(["--matrix=istio=1/2"], "unknown component istio: there are", id="matrix"),
         pytest.param(["--max-age=1w"], "1w is not an age like 90m, 24h or 7d", id="age"),
     ],

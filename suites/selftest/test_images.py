@@ -1,6 +1,7 @@
 """Images are named by their content, and what cannot be had is told in one line."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -412,7 +413,9 @@ class TestParseGiven:
         [
             pytest.param("envoy", "write NAME=REF", id="no-reference"),
             pytest.param("envoy=", "write NAME=REF", id="empty"),
-            pytest.param("nginx=a", "'nginx' is none of spire-server, spire-agent", id="name"),
+            pytest.param(
+                "nginx=a", "unknown image nginx: there are spire-server, spire-agent", id="name"
+            ),
         ],
     )
     def test_wrong_item(self, item: str, why: str) -> None:
@@ -508,3 +511,19 @@ class TestLoad:
 
         with pytest.raises(images.ImageError, match="ctr: no space left on device"):
             store.load("demo", ["one"], ["a:b"], progress=Progress.silent())
+
+
+def test_dynamic_binary_for_an_image_from_scratch_is_refused(tmp_path: Path) -> None:
+    """It would only end there; a static one, and one for an image with a base, are taken."""
+
+    def given(name: str, path: str) -> tools.Tool:
+        return tools.Tool(name, "1", Path(path), "given", "", "", "")
+
+    dynamic = given("spiffe-csi-driver", sys.executable)
+    with pytest.raises(tools.ToolUsageError, match=r"linked dynamically and needs /lib\S+, which"):
+        images.check_binary(dynamic)
+    images.check_binary(replace(dynamic, source="release"))
+    images.check_binary(given("envoy", sys.executable))
+    static = tmp_path / "static"
+    static.write_text("no ELF")
+    images.check_binary(given("spiffe-csi-driver", str(static)))

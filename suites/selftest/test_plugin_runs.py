@@ -398,7 +398,7 @@ def test_unsupported_is_decided_at_collection(suite: Suite, beds: Beds) -> None:
 
     assert suite.run().ret == 3
     assert suite.results == {"A-1": "unsupported", "A-2": "unsupported", "A-3": "not-run"}
-    assert "platform local cannot csi" in suite.messages
+    assert "not supported on platform local: needs csi" in suite.messages
     assert beds.boots == ["api"]
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,18 @@ def trees(tmp_path: Path) -> Trees:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
     return {"one": tmp_path / "one", "two": tmp_path / "two"}
+
+
+def test_wheel_holds_every_folder_of_the_suites_but_the_own_tests() -> None:
+    """A profile that is new must not be missing from the wheel."""
+    project = tomllib.loads((data_root() / "pyproject.toml").read_text())
+    listed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    there = {f"suites/{p.name}" for p in (data_root() / "suites").iterdir()}
+
+    assert {name for name in listed if name.startswith("suites/")} == {
+        name for name in there if name not in {"suites/selftest", "suites/__pycache__"}
+    }
+    assert (Path(provenance.__file__).parent / "py.typed").is_file()
 
 
 def test_wheel_and_checkout_are_the_same(tmp_path: Path) -> None:

@@ -92,5 +92,5 @@ def test_asking_only_for_what_is_left_out_is_refused(
     with pytest.raises(SelftestError) as caught:
         selftest.run([], ["attests-by-certificate"], tmp_path, unit_tests=False)
 
-    told = "left out: attests-by-certificate (platform local cannot k8s-psat)"
+    told = "left out: attests-by-certificate (not supported on platform local: needs k8s-psat)"
     assert str(caught.value) == told

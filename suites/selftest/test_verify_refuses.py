@@ -591,10 +591,13 @@ def test_expectations_name_component_and_version() -> None:
 @pytest.mark.parametrize(
     ("text", "because"),
     [
-        ("istio=1", "unknown component istio: there are spire, spire-server, spire-agent, envoy, "),
-        ("envoi.source=wheel", "unknown component envoi: there are spire, "),
-        ("envoy.colour=red", "envoy.colour: of a component there are version, source, sha256, "),
-        ("envoy.=red", "envoy.: of a component there are version, "),
+        ("istio=1", "unknown component istio: there are "),
+        ("envoi.source=wheel", "unknown component envoi: did you mean envoy?"),
+        (
+            "envoy.colour=red",
+            "envoy.colour: unknown attribute colour: there are version, source, sha256, ",
+        ),
+        ("envoy.=red", "envoy.: unknown attribute : there are version, "),
         ("platform.name=kind", "unknown component platform: "),
         ("envoy.sha256=abc", "envoy.sha256=abc is no sha256: it has 64 hexadecimal digits"),
     ],
