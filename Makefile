@@ -12,7 +12,7 @@
 PYTHON ?= python3
 ARGS ?=
 VENV := .venv
-# A pip that nobody asked about itself; bytecode is made when a module is first loaded.
+# A pip that does not check for its own updates and compiles nothing in advance.
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(VENV)/bin/python -m pip install --quiet --no-compile --no-input
 SAY := @printf '==> %s\n'
 

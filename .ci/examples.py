@@ -1,4 +1,4 @@
-"""Makes reports/examples anew: a conformant run, one on an agent with a defect, and their picture.
+"""Regenerates reports/examples: a conformant run, one on an agent with a defect, and their picture.
 
 Paths, user and host get into logs, and so into the timeline: run it where these may be read by
 everybody, such as an ordinary user's /srv/demo.
@@ -72,7 +72,7 @@ def build(patch: Path, work: Path) -> Path:
 
 
 def prune(sample: Path) -> None:
-    """Drop most evidence, as a run does after many failures, and make the page anew."""
+    """Drop most evidence, as a run does after many failures, and render the page again."""
     whole = sorted(p for p in sample.glob(f"{publish.ARTIFACTS}/*") if (p / "envoy").is_dir())
     for folder in whole[1:]:
         for path in folder.iterdir():

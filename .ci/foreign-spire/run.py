@@ -1,8 +1,8 @@
-"""Runs the suite as a tenant of a SPIRE that is sound and not the suite's: nothing may be red.
+"""Runs the suite as a tenant of a correct, existing SPIRE: no check may fail.
 
     python .ci/foreign-spire/run.py [--keep] [VARIANT ...]
 
-The manifests beside this script deploy a SPIRE of its Helm chart's shape on a kind cluster. It
+The manifests next to this script deploy a SPIRE of its Helm chart's shape on a kind cluster. It
 logs little, and a default ClusterSPIFFEID gives every pod an identity. A run cannot be
 conformant there: it says why for each requirement that it cannot judge.
 """
@@ -55,7 +55,7 @@ class Variant:
         reasons: what must be said of requirements that cannot be judged.
         said: in its configuration.
         identities: the files with its ClusterSPIFFEIDs.
-        red: the requirements that must fail; nothing may on a sound one.
+        red: the requirements that must fail; none on a correct SPIRE.
     """
 
     holding: int
@@ -125,7 +125,7 @@ def kind(*, keep: bool) -> Iterator[tuple[Ground, Path]]:
 
 @contextlib.contextmanager
 def deployed(ground: Ground, variant: Variant) -> Iterator[None]:
-    """A SPIRE of somebody else's, while the block runs."""
+    """An existing SPIRE during the block."""
     cluster, said = ground.cluster, {**SAID, **variant.said}
     values = {
         **said,
@@ -230,7 +230,7 @@ def _assert_bundle(core: Any) -> None:  # noqa: ANN401  the client has no types
         raise NotYet("the server has not published its bundle")
 
 
-def _assert_ready(core: Any) -> None:  # noqa: ANN401  likewise
+def _assert_ready(core: Any) -> None:  # noqa: ANN401  the client has no types
     """Server and agent are ready; one node has an agent, as the other is tainted."""
     pods = core.list_namespaced_pod(SPIRE).items
     ready = {
@@ -246,7 +246,7 @@ def _assert_ready(core: Any) -> None:  # noqa: ANN401  likewise
         )
 
 
-def _remove(cluster: Cluster, core: Any, variant: Variant) -> None:  # noqa: ANN401  likewise
+def _remove(cluster: Cluster, core: Any, variant: Variant) -> None:  # noqa: ANN401  the client has no types
     objects = kubernetes.client.CustomObjectsApi(cluster.client)
     if variant.identities:
         objects.delete_collection_cluster_custom_object(

@@ -195,7 +195,7 @@ def test_doctor_finds_what_is_wrong(
     code, out, _ = svidproof("doctor")
 
     assert code == 3
-    assert "set SVIDPROOF_CACHE to a directory of yours" in out
+    assert "set SVIDPROOF_CACHE to a directory of your own" in out
     assert "not ready: see above" in out
     assert not doctor.is_well([doctor.Finding("x", ok=False, found="")])
 
@@ -242,7 +242,7 @@ def test_down_refuses_notes_that_others_may_have_written(svidproof: Command, cac
     assert (code, out) == (3, "")
     assert err == (
         f"svidproof: {up} can be written to by other users (mode 0777): chmod go-w it, or set "
-        "SVIDPROOF_CACHE to a directory of yours\n"
+        "SVIDPROOF_CACHE to a directory of your own\n"
     )
     assert outside.is_dir()
 

@@ -244,7 +244,7 @@ def test_check_that_fails_behind_a_failure_is_worse(
         (
             {},
             {"selection": "partial"},
-            "the second run is partial: not every check of its profiles was asked for",
+            "the second run is partial: not every check of its profiles was selected",
         ),
         ({}, {"stopped": "interrupted"}, "the second run was stopped early: interrupted"),
         (
@@ -330,7 +330,7 @@ def test_empty_reports_are_no_agreement(evidence: Evidence, catalogue: Catalogue
     nothing = build.build(replace(evidence, requirements=(), checks=()), catalogue)
 
     assert compare(nothing, nothing).regressions == (
-        "there is nothing to compare: neither has a requirement",
+        "there is nothing to compare: neither report has a requirement",
     )
 
 
@@ -462,7 +462,7 @@ class TestCommand:
         for name, complaint in (
             ("nowhere", "cannot read"),
             ("torn", "is not JSON"),
-            ("other", "does not keep the schema"),
+            ("other", "violates the schema"),
             ("edited", "it was changed after it was written"),
         ):
             code, out, err = command(good, tmp_path / f"{name}.json")

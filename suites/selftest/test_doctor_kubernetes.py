@@ -102,7 +102,7 @@ def test_files_of_kubectl_serve_if_the_context_is_named(
         pytest.param("gone", None, "No such file", id="not-there"),
         pytest.param("torn", None, "is not a kubeconfig", id="not-yaml"),
         pytest.param("list", None, "is not a kubeconfig", id="other-yaml"),
-        pytest.param(None, None, "no context is named, and none is guessed", id="nothing-said"),
+        pytest.param(None, None, "no context is named", id="nothing-said"),
     ],
 )
 def test_cluster_is_not_guessed(
@@ -277,7 +277,7 @@ def test_tenant_is_asked_for_nothing_outside_the_namespace(
         (
             "delete namespaces",
             "cannot delete namespaces in the whole cluster",
-            "--spire-namespace NAMESPACE needs no such right",
+            "use --spire-namespace NAMESPACE",
         ),
     ],
 )
@@ -344,7 +344,9 @@ def test_every_need_has_its_reason() -> None:
         pytest.param({"status": 401}, permissions.CredentialsError, "expired", id="unauthorized"),
         pytest.param({"status": 500}, PlatformError, "no: 500", id="broken"),
         pytest.param({"reviews": 403}, PlatformError, "no: 403", id="may-not-ask"),
-        pytest.param({"page": "<html>"}, PlatformError, "is no Kubernetes", id="not-kubernetes"),
+        pytest.param(
+            {"page": "<html>"}, PlatformError, "is not a Kubernetes API", id="not-kubernetes"
+        ),
     ],
 )
 def test_trouble_with_the_server_is_one_line(
@@ -386,7 +388,7 @@ def test_expired_credentials_are_called_so(api: Api, home: Path) -> None:
 
     assert [f for f in found if found[f].ok is not True] == ["credentials"]
     assert found["credentials"].ok is False
-    assert "credentials have expired" in found["credentials"].found
+    assert "credentials are expired" in found["credentials"].found
     assert "log in again" in found["credentials"].hint
 
 
@@ -398,7 +400,7 @@ def test_context_without_credentials_is_told_so(api: Api, home: Path) -> None:
 
     assert list(found) == ["kubeconfig", "server", "credentials"]
     assert found["credentials"].ok is False
-    assert "give the context credentials" in found["credentials"].hint
+    assert "add credentials to the context" in found["credentials"].hint
 
 
 def test_server_that_is_gone_is_told_with_its_address(home: Path) -> None:

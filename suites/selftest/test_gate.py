@@ -103,7 +103,7 @@ def test_one_bad_report_spoils_the_lot(verify: Command, store: Store, good: Evid
         pytest.param(b"\xff\xfe", "is not JSON", id="binary"),
         pytest.param(b"[" * 100_000, "is not JSON", id="deep"),
         pytest.param(b"", "is not JSON", id="empty"),
-        pytest.param(b"{}", "does not keep the schema", id="not-a-report"),
+        pytest.param(b"{}", "violates the schema", id="not-a-report"),
     ],
 )
 def test_what_cannot_be_read_is_refused(

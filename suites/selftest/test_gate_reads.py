@@ -42,8 +42,10 @@ def verify(svidproof: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
         pytest.param(b"[-1e400]", "the number -1e400 is too large", id="underflow"),
         pytest.param(b"[" + b"9" * 19 + b"]", f"the number {'9' * 19} is too large", id="huge"),
         pytest.param(b"[" + b"9" * 5000 + b"]", f"the number {'9' * 40} is too", id="enormous"),
-        pytest.param(b'["\\ud800"]', "it has half of a surrogate pair in a text", id="surrogate"),
-        pytest.param(b'{"\\udfff": 1}', "it has half of a surrogate pair", id="surrogate-key"),
+        pytest.param(b'["\\ud800"]', "a text contains half of a surrogate pair", id="surrogate"),
+        pytest.param(
+            b'{"\\udfff": 1}', "a text contains half of a surrogate pair", id="surrogate-key"
+        ),
         pytest.param(b"[" * 40 + b"]" * 40, "it nests more than 32 levels deep", id="deep"),
     ],
 )
@@ -187,7 +189,7 @@ def test_odd_path_is_one_line(verify: Command, tmp_path: Path, name: str, form: 
     code, out, err = verify(tmp_path, "--format", form)
 
     assert (code, err) == (1, "")
-    assert "its path cannot be written in one line: rename it" in out
+    assert "its path does not fit on one line: rename it" in out
     assert "\x1b" not in out
     if form == "json":
         assert json.loads(out)["reports"][0]["path"] == f"{tmp_path}/{name}/report.json"

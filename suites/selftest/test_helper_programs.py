@@ -297,7 +297,7 @@ def test_files_that_stay_unsound_are_told(
 @pytest.mark.parametrize(
     ("name", "more", "told"),
     [
-        pytest.param(KEY, b"=\n--\n", f"{KEY} has 4 bytes beside its PEM", id="leftover"),
+        pytest.param(KEY, b"=\n--\n", f"{KEY} has 4 bytes outside its PEM", id="leftover"),
         pytest.param(BUNDLE, ROOT.certificate_pem, f"{BUNDLE} repeats 1 of its 2", id="repeated"),
     ],
 )

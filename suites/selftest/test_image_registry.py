@@ -231,7 +231,7 @@ class TestPush:
         ("answer", "why"),
         [
             pytest.param("echo 'denied: no' >&2; exit 1", "cannot be pushed.*denied: no", id="no"),
-            pytest.param("echo pushed", "does not tell the digest", id="other-program"),
+            pytest.param("echo pushed", "printed no digest", id="other-program"),
         ],
     )
     def test_push_that_fails(self, stub: Stub, answer: str, why: str) -> None:
@@ -304,7 +304,7 @@ class TestContainer:
             ),
             pytest.param(
                 ('"Running": {running}', '"Running": false'),
-                "of demo ended with status 2: out of memory; run again, or .* --images",
+                "of demo exited with status 2: out of memory; run again, or .* --images",
                 id="ended",
             ),
         ],
@@ -330,9 +330,9 @@ class TestContainer:
         site._registry = made
         stub(script(tmp_path, port, running="false").replace('echo "1: digest', "exit 1 #"))
 
-        with pytest.raises(PlatformError, match="ended with status 2: out of memory"):
+        with pytest.raises(PlatformError, match="exited with status 2: out of memory"):
             made.deliver({"envoy": OURS}, paper(), NODES, run="1", progress=Progress.silent())
-        with pytest.raises(PlatformError, match="ended with status 2: out of memory"):
+        with pytest.raises(PlatformError, match="exited with status 2: out of memory"):
             site.platform("example.org")
 
     def test_its_memory_is_bounded(self, stub: Stub, tmp_path: Path, port: int) -> None:

@@ -133,7 +133,7 @@ class TestReferences:
         """A digest that came with a tag is no pin."""
         text = pins.provenance("envoy", version, reference)
 
-        assert text == f"{reference}{'; not pinned: taken by its tag' if told else ''}"
+        assert text == f"{reference}{'; not pinned: pulled by tag' if told else ''}"
 
     def test_image_holds_what_the_report_names(self, tmp_path: Path, cache: Cache) -> None:
         """A binary that was changed after it was found does not get into an image."""
@@ -145,7 +145,7 @@ class TestReferences:
         copy_into(tmp_path / "context", found)
         binary.write_text("as it is now")
 
-        with pytest.raises(images.ImageError, match="was changed while an image was made of it"):
+        with pytest.raises(images.ImageError, match="changed while an image was built from it"):
             copy_into(tmp_path / "another", found)
 
         assert (tmp_path / "context/envoy").read_text() == "as found"

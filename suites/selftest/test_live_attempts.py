@@ -184,7 +184,7 @@ def test_anything_else_is_not(world: World, name: str) -> None:
         pytest.param([200, 200], None, id="all-answered"),
         pytest.param([200, 503], "1 failed", id="one-failed"),
         pytest.param([200, None], "1 failed", id="one-unanswered"),
-        pytest.param([], "nobody asked", id="nothing-proven"),
+        pytest.param([], "no request was made", id="nothing-proven"),
     ],
 )
 def test_requests_meanwhile_are_judged(statuses: list[int | None], failure: str | None) -> None:
@@ -200,7 +200,7 @@ def test_requests_meanwhile_are_judged(statuses: list[int | None], failure: str 
     before = Request(client, "api", "t", Moment.now(), 503, "before")
     sides = Sides()
     meanwhile = _Meanwhile(cast("Any", testbed), sides)
-    requests += [before, Request(other, "api", "t", Moment.now(), 503, "as it must be")]
+    requests += [before, Request(other, "api", "t", Moment.now(), 503, "as expected")]
     requests += [Request(client, "api", "t", Moment.now(), status, "note") for status in statuses]
 
     if failure is None:

@@ -149,7 +149,7 @@ def test_valid_client_is_let_in(page: Page) -> None:
     """The card says what client, Envoy and app saw."""
     card = _card(page, "valid-api-client@api")
 
-    assert card["words"] == "Let in, as it must be"
+    assert card["words"] == "Accepted, as expected"
     assert "HTTP 200" in card["client"]
     assert "handshake +1" in card["envoy"]
     assert card["app"] == "1 request, of spiffe://example.org/valid-api-client"
@@ -161,7 +161,7 @@ def test_flawed_client_is_refused(page: Page) -> None:
     page.keyboard.press("Enter")
     card = _card(page, "expired@api")
 
-    assert card["words"] == "Refused, as it must be"
+    assert card["words"] == "Rejected, as expected"
     assert "certificate unknown" in card["client"]
     assert "fail_verify_error +1" in card["envoy"]
     assert "CERTIFICATE VERIFY FAILED" in card["envoy"]
@@ -172,7 +172,7 @@ def test_known_deviation_is_called_so(page: Page) -> None:
     """As in a run: what Envoy is known to let in is neither as it must be, nor a surprise."""
     card = _card(page, "two-uri-sans@api")
 
-    assert card["words"] == "Let in: a known deviation"
+    assert card["words"] == "Accepted: a known deviation"
     assert "HTTP 200" in card["client"]
 
 
@@ -195,7 +195,7 @@ def test_restart_of_the_agent_goes_unnoticed(page: Page, up: Up) -> None:
     """And the agent that was started at a press goes on afterwards."""
     card = _card(page, "restart-spire-agent")
 
-    assert card["words"] == "Nobody was cut off, as it must be"
+    assert card["words"] == "No request failed, as expected"
     assert ", 0 failed" in card["client"]
     assert up.process.poll() is None
 

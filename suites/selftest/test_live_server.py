@@ -252,7 +252,7 @@ def test_every_page_gets_every_card(live: Live) -> None:
     late = json.loads(live.follow().until("card")["card"])
 
     assert early == late
-    assert (early["verdict"], early["words"]) == ("refused", "Refused, as it must be")
+    assert (early["verdict"], early["words"]) == ("refused", "Rejected, as expected")
 
 
 def test_there_is_an_end_to_open_pages(live: Live) -> None:

@@ -82,7 +82,7 @@ def test_parts_of_several_versions_are_told(put: Put, evidence: Evidence) -> Non
     [
         pytest.param(
             (Result.PASS, Result.PASS), Verdict.CONFORMANT,
-            "both combinations keep the 3 requirements that were asked for, "
+            "both combinations meet the 3 selected requirements, "
             "1 with a known deviation", id="good",
         ),
         pytest.param(
@@ -179,7 +179,7 @@ def test_what_is_asked_of_some_only_is_a_difference(
     matrix = arrange([put("1.15.3", "1.39.3", fewer), put("1.15.3", "1.40.0")], whole=True)
 
     assert [(d.id, d.results) for d in matrices.differences(matrix)] == [
-        ("TWO-1", ("not asked for", "pass")),
+        ("TWO-1", ("not selected", "pass")),
     ]
     assert catalogue["TWO-1"].title
 

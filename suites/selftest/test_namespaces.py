@@ -126,7 +126,9 @@ def test_what_was_there_stays(taken: str, removed: list[str]) -> None:
     """A testbed that finds a namespace of others gives up, and leaves it."""
     cluster = PaperCluster(**{taken: ""})
 
-    with pytest.raises(PlatformError, match=f"namespace {taken} exists and is not ours"):
+    with pytest.raises(
+        PlatformError, match=f"namespace {taken} exists and was not created by svidproof"
+    ):
         KubernetesPlatform(ground(cluster), "example.org")
 
     assert cluster.removed == removed
@@ -336,7 +338,10 @@ def test_what_a_run_that_goes_on_has_made_stays(
 
 @pytest.mark.parametrize(
     ("run", "expected"),
-    [("", "is not ours"), ("1a2b", "belongs to run 1a2b, which goes on or was killed")],
+    [
+        ("", "was not created by svidproof"),
+        ("1a2b", "belongs to run 1a2b, which goes on or was killed"),
+    ],
 )
 def test_namespace_of_others_is_told(run: str, expected: str) -> None:
     """A namespace that is there is never taken over."""

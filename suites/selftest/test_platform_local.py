@@ -565,7 +565,7 @@ def test_cache_that_cannot_be_written_is_told(cache: Path, monkeypatch: pytest.M
     (cache / "file").write_text("")
     monkeypatch.setenv("SVIDPROOF_CACHE", str(cache / "file"))
 
-    with pytest.raises(PlatformError, match="set SVIDPROOF_CACHE to a directory of yours"):
+    with pytest.raises(PlatformError, match="set SVIDPROOF_CACHE to a directory of your own"):
         LocalPlatform({}, "example.org")
 
 

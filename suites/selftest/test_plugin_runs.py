@@ -327,14 +327,14 @@ def test_component_that_dies_is_told_once(suite: Suite) -> None:
 
 def test_boot_that_fails_is_tried_once(suite: Suite, beds: Beds) -> None:
     """Every check that needs it is an error with the same one line; exit status 3."""
-    beds.broken = "spire-server ended with status 1"
+    beds.broken = "spire-server exited with status 1"
     suite.write("test_a.py", GOOD)
 
     assert suite.run().ret == 3
     assert beds.boots == ["api"]
     assert set(suite.results.values()) == {"error"}
-    assert suite.messages == ["testbed api did not boot: spire-server ended with status 1"]
-    assert suite.report["reason"].endswith("did not boot: spire-server ended with status 1")
+    assert suite.messages == ["testbed api did not boot: spire-server exited with status 1"]
+    assert suite.report["reason"].endswith("did not boot: spire-server exited with status 1")
 
 
 def test_tools_that_cannot_be_had_are_inconclusive(suite: Suite, beds: Beds) -> None:

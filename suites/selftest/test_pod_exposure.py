@@ -285,8 +285,8 @@ def test_missing_right_to_isolate_is_not_vital() -> None:
 
     assert not no.is_vital
     assert str(no) == (
-        "cannot create networkpolicies in namespace mine: nobody but the run's own pods connects"
-        " to them"
+        "cannot create networkpolicies in namespace mine: only the run's own pods can connect"
+        " to its pods"
     )
     assert not permissions.may_isolate([other, no])
     assert permissions.may_isolate([other])

@@ -196,8 +196,8 @@ def test_options_that_run_nothing_are_known(words: list[str], flag: str | None) 
         (["--setup-only"], 3, ""),
         (["--fixtures"], 2, "svidproof: with --fixtures pytest runs no check: leave it out\n"),
         (["--collect-only", "-q"], 2, "with --collect-only pytest runs no check"),
-        (["--help"], 3, "svidproof: pytest ended without a verdict: no check of the suites ran\n"),
-        (["--version"], 3, "pytest ended without a verdict"),
+        (["--help"], 3, "svidproof: pytest exited without a verdict: no check ran\n"),
+        (["--version"], 3, "pytest exited without a verdict"),
     ],
 )
 def test_no_option_of_pytest_is_a_success(

@@ -666,7 +666,7 @@ def test_secret_of_another_relay_opens_nothing() -> None:
     with (
         Relay(secret=new_secret()) as relay,
         client_of(relay.target) as client,
-        pytest.raises(PlatformError, match="the call lacks the secret of this relay"),
+        pytest.raises(PlatformError, match="the call lacks the relay's secret"),
     ):
         client.ping()
 
@@ -682,7 +682,7 @@ def test_refused_connection_does_not_reach_its_target(pod: Relay) -> None:
             sock.recv(1)
         client.close()
 
-        assert client.failures == ["UNAUTHENTICATED: the call lacks the secret of this relay"]
+        assert client.failures == ["UNAUTHENTICATED: the call lacks the relay's secret"]
     assert not reached.is_set()
 
 
@@ -731,7 +731,7 @@ def test_no_files_without_a_root() -> None:
     with (
         Relay() as relay,
         client_of(relay.target) as client,
-        pytest.raises(PermissionError, match="say --root"),
+        pytest.raises(PermissionError, match="pass --root"),
     ):
         client.get("file")
 

@@ -334,4 +334,4 @@ def test_command_writes_the_page_again(
     (tmp_path / "report.json").write_text("{}")
     code, _, err = svidproof("report", tmp_path)
     assert code == 2
-    assert "no report as svidproof writes it" in err
+    assert "not a valid report of svidproof" in err

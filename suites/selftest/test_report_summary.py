@@ -59,7 +59,7 @@ def test_what_failed_is_told_with_what_was_seen(
 
     lines = summary.make(build.build(evidence, catalogue), tmp_path).splitlines()
 
-    assert lines[0] == "### svidproof: not conformant (sabotaged: lax) (a part of the profile)"
+    assert lines[0] == "### svidproof: not conformant (sabotaged: lax) (partial)"
     assert "| **ONE-1** It holds | ❌ fail | spoiled |" in lines
 
 

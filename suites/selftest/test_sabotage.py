@@ -48,7 +48,7 @@ UNRELATED = [
     "",
     "assert False",
     "assert None == 1",
-    "spire-agent ended with status 1; see its log",
+    "spire-agent exited with status 1; see its log",
     "Envoy ready: not within 20 s (asked 400 times); last seen: api.envoy admin /ready: HTTP 503",
     "KeyError: 'api'",
 ]

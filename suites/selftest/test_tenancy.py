@@ -194,7 +194,7 @@ def test_namespace_must_be_there(
 
 def test_namespace_must_be_named(cluster: TenantCluster) -> None:
     """A tenant cannot make one."""
-    with pytest.raises(PlatformError, match="say --namespace NAME"):
+    with pytest.raises(PlatformError, match="pass --namespace NAME"):
         tenancies.enter(cluster, SiteOptions(spire_namespace="spire"), Progress.silent())
 
 

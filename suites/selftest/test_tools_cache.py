@@ -123,14 +123,14 @@ class TestMarker:
         """A directory of that name is no cache unless everything in it has a record."""
         (root / path).mkdir(parents=True)
 
-        with pytest.raises(tools.ToolError, match="holds files that svidproof did not make"):
+        with pytest.raises(tools.ToolError, match="holds files that svidproof did not create"):
             tools.prepare_cache()
 
     def test_names_alone_are_not_adopted(self, root: Path) -> None:
         """Many a directory has a `tmp` and a `downloads`."""
         fill(root, "tmp", "downloads")
 
-        with pytest.raises(tools.ToolError, match="holds files that svidproof did not make"):
+        with pytest.raises(tools.ToolError, match="holds files that svidproof did not create"):
             tools.prepare_cache()
 
         assert installation.read_id(root) is None
@@ -148,9 +148,9 @@ class TestMarker:
         """Neither for tools nor for runs, which would clear up there."""
         before = everything_below(theirs)
 
-        with pytest.raises(tools.ToolError, match=r"svidproof did not make.*an empty directory$"):
+        with pytest.raises(tools.ToolError, match=r"svidproof did not create.*an empty directory$"):
             tools.resolve("envoy", progress=tools.Progress.silent())
-        with pytest.raises(PlatformError, match="svidproof did not make"):
+        with pytest.raises(PlatformError, match="svidproof did not create"):
             RunDirectory()
 
         assert everything_below(theirs) == before

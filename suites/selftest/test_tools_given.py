@@ -232,7 +232,7 @@ def test_wrong_option_is_a_usage_error(tmp_path: Path, item: str, message: str) 
         pytest.param("echo nginx 1.2.3", "is not envoy", id="another-program"),
         pytest.param("echo no libssl >&2; exit 127", r"exit code 127 \(no libssl\)", id="fails"),
         pytest.param("kill -SEGV $$", "killed by SIGSEGV", id="crashes"),
-        pytest.param("exec sleep 60", "did not end within", id="hangs"),
+        pytest.param("exec sleep 60", "did not exit within", id="hangs"),
     ],
 )
 def test_wrong_program_is_a_usage_error(

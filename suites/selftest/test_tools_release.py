@@ -303,7 +303,7 @@ def test_checksum_is_not_asked_for_without_tls(
     """Whoever can change the archive on its way could change its checksum file as well."""
     pin(tmp_path, monkeypatch, "", "0" * 64)
 
-    with pytest.raises(tools.ToolError, match=r"not pinned, and not by https|is not the pinned"):
+    with pytest.raises(tools.ToolError, match=r"not pinned, but not over HTTPS|is not the pinned"):
         resolve()
 
     assert f"{PATH}.sha256" not in plain_site.paths
