@@ -1,5 +1,6 @@
 """The command tells every foreseeable trouble in one line, with the right exit code."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -138,6 +139,25 @@ def test_wrong_usage_is_one_line(svidproof: Command, words: list[str], complaint
     assert err.startswith("svidproof: ")
     assert complaint in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "up", "matrix", "selftest"])
+def test_platform_without_its_packages_is_wrong_usage(
+    svidproof: Command, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The extra is named; the doctor reports it as a finding."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pytest_kind" else found(name)
+    )
+
+    code, out, err = svidproof(command, "--platform", "kind")
+
+    assert (code, out) == (2, "")
+    assert err == (
+        "svidproof: platform kind needs the package pytest-kind: "
+        "pip install 'svidproof[kubernetes]'\n"
+    )
 
 
 def test_run_passes_everything_on(svidproof: Command, monkeypatch: pytest.MonkeyPatch) -> None:

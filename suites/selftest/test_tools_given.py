@@ -93,8 +93,8 @@ def test_only_what_the_platform_needs_is_made(
 ) -> None:
     """Images that are pulled need no binaries, but for those that the user gives."""
     given = (f"envoy={envoy}",)
-    request = RunRequest(platform=platform, images=images, tools=given, spire="1.14.0")
-    chosen = Selection(request, (), (), frozenset(), narrowed=False)
+    wanted = RunRequest(platform=platform, images=images, tools=given, spire="1.14.0")
+    chosen = Selection(wanted, (), (), frozenset(), narrowed=False)
 
     assert list(chosen.resolve_tools(chosen.site(["api"]))) == needed
     assert asked == {name: "1.14.0" if name.startswith("spire") else None for name in needed}
@@ -103,8 +103,8 @@ def test_only_what_the_platform_needs_is_made(
 @pytest.mark.parametrize("name", scenario_names())
 def test_further_tools_are_those_of_the_scenarios_used(asked: dict[str, str], name: str) -> None:
     """What only one scenario needs is got for it, in the version asked for, and for no other."""
-    request = RunRequest(spire="1.14.0", spiffe_helper="0.10.1")
-    chosen = Selection(request, (), (), frozenset(), narrowed=False)
+    wanted = RunRequest(spire="1.14.0", spiffe_helper="0.10.1")
+    chosen = Selection(wanted, (), (), frozenset(), narrowed=False)
     further = ("spiffe-helper",) if name == "manifest" else ()
 
     found = chosen.resolve_tools(chosen.site([name]))
@@ -160,7 +160,7 @@ def test_tool_that_nothing_here_makes_can_be_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("request", "made"),
+    ("wanted", "made"),
     [
         pytest.param(RunRequest(images="build"), ["spiffe-csi-driver", "node-driver-registrar"],
                      id="build"),
@@ -173,11 +173,11 @@ def test_tool_that_nothing_here_makes_can_be_given(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_some_checks_need_is_made_for_them_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: RunRequest, made: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: RunRequest, made: list[str]
 ) -> None:
     """Binaries of what is wanted are got where images are built, or where the user gives them."""
     path = script(tmp_path / "program", ":")
-    request = replace(request, tools=tuple(item.format(path=path) for item in request.tools))
+    wanted = replace(wanted, tools=tuple(item.format(path=path) for item in wanted.tools))
     asked: list[str] = []
 
     def resolve(name: str, **_: object) -> Tool:
@@ -185,11 +185,11 @@ def test_what_some_checks_need_is_made_for_them_only(
         raise tools.ToolError(f"no {name}")
 
     monkeypatch.setattr(tools, "resolve", resolve)
-    chosen = Selection(request, (), (), frozenset(), narrowed=False)
+    chosen = Selection(wanted, (), (), frozenset(), narrowed=False)
     silent = tools.Progress.silent()
 
-    nothing = chosen.resolve_at_need(request.site(), silent)
-    options = replace(request.site(), wanted=frozenset({Capability.CSI, Capability.PAUSE}))
+    nothing = chosen.resolve_at_need(wanted.site(), silent)
+    options = replace(wanted.site(), wanted=frozenset({Capability.CSI, Capability.PAUSE}))
     found, absent = chosen.resolve_at_need(options, silent)
 
     assert nothing == ({}, {})
