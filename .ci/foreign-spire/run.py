@@ -29,7 +29,8 @@ from svidproof import Capability, NotYet, eventually, tools
 from svidproof.budgets import Budget
 from svidproof.errors import PlatformError
 from svidproof.platforms.kind import KindSite
-from svidproof.selection import Selection, Wish
+from svidproof.request import RunRequest
+from svidproof.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -101,9 +102,9 @@ VARIANTS = {
 def kind(*, keep: bool) -> Iterator[tuple[Ground, Path]]:
     """A cluster with the images of SPIRE, its controller manager and Envoy; and its kubeconfig."""
     progress = tools.Progress()
-    wish = Wish(platform="kind", images="build", keep=keep)
-    selection = Selection(wish, (), (), frozenset(), narrowed=False)
-    options = replace(wish.site(), wanted=frozenset({Capability.CONTROLLER_MANAGER}))
+    request = RunRequest(platform="kind", images="build", keep=keep)
+    selection = Selection(request, (), (), frozenset(), narrowed=False)
+    options = replace(request.site(), wanted=frozenset({Capability.CONTROLLER_MANAGER}))
     site = selection.ground(options, progress)
     assert isinstance(site, KindSite)  # noqa: S101  for mypy
     site.open()

@@ -1,5 +1,6 @@
 """The command tells every foreseeable trouble in one line, with the right exit code."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -44,8 +45,29 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("run", "--requirement", "zzz"), "unknown requirement zzz: there are "),
         (("run", "--scenario", "mars"), "unknown scenario mars: there are api"),
         (("run", "--timing", "slow"), "unknown timing slow: there are brisk, stock"),
-        (("run", "--spire-namespace", "s"), "--spire-namespace is for --platform cluster"),
-        (("run", "--spire-socket", "/s"), "--spire-socket is of the SPIRE that --spire-names"),
+        (
+            ("run", "--spire-namespace", "s"),
+            "--spire-namespace applies to platform cluster, not lo",
+        ),
+        (("run", "--image", "envoy=x"), "--image applies to platforms kind and cluster, not local"),
+        (("run", "--images", "build"), "--images applies to platforms kind and cluster, not local"),
+        (("up", "--kubernetes", "1.34"), "--kubernetes applies to platform kind, not local"),
+        (("doctor", "--context", "x"), "--context applies to platform cluster, not local"),
+        (
+            ("run", "--platform", "cluster", "--spire-socket", "/s"),
+            "--spire-socket is of the SPIRE that --spire-names",
+        ),
+        (("run", "--timeout-scale", "0"), "--timeout-scale 0: it must be a number above 0 and at"),
+        (("run", "--timeout-scale", "nan"), "--timeout-scale nan: it must be a number above 0"),
+        (("run", "--timeout-scale", ""), "--timeout-scale is empty"),
+        (("up", "--timeout", "AGENT_READY"), "write NAME=SECONDS, like AGENT_READY=40"),
+        (
+            ("run", "--timeout", "AGENT_REDY=4"),
+            "unknown time limit AGENT_REDY: did you mean AGENT_",
+        ),
+        (("run", "--timeout", "PAGE=-1"), "--timeout PAGE=-1: it must be a number above 0 and at"),
+        (("run", "--timeout", "PAGE=1", "--timeout", "PAGE=2"), "PAGE is given twice"),
+        (("run", "--options-file", "/nowhere.toml"), "cannot read /nowhere.toml: No such file"),
         (
             ("run", "--platform", "cluster", "--spire-namespace", "s", "--sabotage", "x"),
             "--sabotage is for a SPIRE of the suite's own",
@@ -117,6 +139,25 @@ def test_wrong_usage_is_one_line(svidproof: Command, words: list[str], complaint
     assert err.startswith("svidproof: ")
     assert complaint in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["run", "up", "matrix", "selftest"])
+def test_platform_without_its_packages_is_wrong_usage(
+    svidproof: Command, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The extra is named; the doctor reports it as a finding."""
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pytest_kind" else found(name)
+    )
+
+    code, out, err = svidproof(command, "--platform", "kind")
+
+    assert (code, out) == (2, "")
+    assert err == (
+        "svidproof: platform kind needs the package pytest-kind: "
+        "pip install 'svidproof[kubernetes]'\n"
+    )
 
 
 def test_run_passes_everything_on(svidproof: Command, monkeypatch: pytest.MonkeyPatch) -> None:

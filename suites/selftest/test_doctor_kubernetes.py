@@ -180,10 +180,10 @@ class Api:
 
     def review(self, body: dict[str, Any]) -> dict[str, Any]:
         """Whether something is permitted."""
-        wish = body["spec"]["resourceAttributes"]
-        resource = "/".join(filter(None, (wish["resource"], wish.get("subresource"))))
-        what = f"{wish['verb']} {resource}"
-        self.asked.append(f"{what} {wish.get('namespace', '')}".strip())
+        request = body["spec"]["resourceAttributes"]
+        resource = "/".join(filter(None, (request["resource"], request.get("subresource"))))
+        what = f"{request['verb']} {resource}"
+        self.asked.append(f"{what} {request.get('namespace', '')}".strip())
         allowed = not {"*", what} & self.forbidden
         return {**body, "status": {"allowed": allowed}}
 

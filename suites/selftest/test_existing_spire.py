@@ -20,8 +20,8 @@ from svidproof.platforms import _entries, _made
 from svidproof.platforms._made import Made
 from svidproof.platforms._runs import RunDirectory
 from svidproof.platforms.base import Attestation, Completed
+from svidproof.request import RunRequest
 from svidproof.scenario import load_scenario
-from svidproof.selection import Wish
 from svidproof.testbed import Testbed
 from svidproof.waiting import NotYet, Overdue
 from svidproof.workload import renewed
@@ -196,8 +196,8 @@ def test_its_intervals_are_its_own() -> None:
     """Whatever the user says of timing."""
     said = {"spire_namespace": "spire", "timing": "brisk"}
 
-    assert Wish.of(said.get).timing == "stock"
-    assert Wish.of({"timing": "brisk"}.get).timing == "brisk"
+    assert RunRequest.of(said.get).timing == "stock"
+    assert RunRequest.of({"timing": "brisk"}.get).timing == "brisk"
 
 
 def test_what_cannot_be_forged_is_not_taken_for_refused() -> None:

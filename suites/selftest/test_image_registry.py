@@ -26,7 +26,8 @@ from svidproof.platforms._pods import Pods
 from svidproof.platforms._runs import RunDirectory, owner
 from svidproof.platforms.base import Part, SiteOptions
 from svidproof.platforms.cluster import as_pulled
-from svidproof.selection import Selection, SelectionError, Wish, select
+from svidproof.request import RunRequest
+from svidproof.selection import Selection, SelectionError, select
 from svidproof.tools import Progress
 
 Stub = Callable[[str], Path]
@@ -140,39 +141,41 @@ class TestWords:
         self, catalogue: Catalogue, words: str, source: str, *, by_registry: bool
     ) -> None:
         """Nothing is asked of Docker then; the words reach the process that runs the checks."""
-        wish = Wish(platform="kind", images=words)
+        wanted = RunRequest(platform="kind", images=words)
 
-        options = select(wish, catalogue, scenarios=["api"]).site(["api"])
+        options = select(wanted, catalogue, scenarios=["api"]).site(["api"])
 
         assert (options.images, options.registry) == (source, by_registry)
-        assert ("--images" in wish.words()) == (words != "pull")
+        assert ("--images" in wanted.arguments()) == (words != "pull")
 
     def test_what_is_left_open_is_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """With `registry` alone, images are pulled where that can be, and else made."""
         monkeypatch.setattr(images, "choose", lambda _: "build")
-        wish = Wish(platform="kind", images="registry")
+        wanted = RunRequest(platform="kind", images="registry")
 
-        options = Selection(wish, (), (), frozenset(), narrowed=False).site(["api"])
+        options = Selection(wanted, (), (), frozenset(), narrowed=False).site(["api"])
 
         assert (options.images, options.registry) == ("build", True)
 
     @pytest.mark.parametrize(
-        ("wish", "why"),
+        ("wanted", "why"),
         [
-            pytest.param(Wish(images="push"), "push: there are pull, build, registry", id="word"),
-            pytest.param(Wish(images="pull,build"), "say pull or build", id="both"),
+            pytest.param(RunRequest(images="push"), "push: there are pull, build,", id="word"),
+            pytest.param(RunRequest(images="pull,build"), "say pull or build", id="both"),
             pytest.param(
-                Wish(images="registry", platform="cluster"),
+                RunRequest(images="registry", platform="cluster"),
                 "registry is for --platform kind.*--image NAME",
                 id="cluster",
             ),
-            pytest.param(Wish(images="build,registry"), "is for --platform kind", id="local"),
+            pytest.param(RunRequest(images="build,registry"), "is for --platform kind", id="local"),
         ],
     )
-    def test_what_cannot_be_is_told(self, catalogue: Catalogue, wish: Wish, why: str) -> None:
+    def test_what_cannot_be_is_told(
+        self, catalogue: Catalogue, wanted: RunRequest, why: str
+    ) -> None:
         """In one line, before anything is made."""
         with pytest.raises(SelectionError, match=why):
-            select(wish, catalogue, scenarios=["api"])
+            select(wanted, catalogue, scenarios=["api"])
 
 
 class TestChoice:

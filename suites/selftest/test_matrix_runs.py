@@ -18,6 +18,7 @@ from svidproof.catalogue import Catalogue
 from svidproof.outcome import Result
 from svidproof.report import build, publish
 from svidproof.report.model import Evidence
+from svidproof.request import RunRequest
 
 from .test_matrix import versions
 
@@ -111,8 +112,8 @@ def combinations(catalogue: Catalogue, spire: str | None, envoy: str | None, *gi
     tuple[str | None, str | None]
 ]:  # fmt: skip
     """What is run for these words."""
-    wish = selection.Wish(tools=given)
-    chosen = selection.select(wish, catalogue, scenarios=["api"])
+    request = RunRequest(tools=given)
+    chosen = selection.select(request, catalogue, scenarios=["api"])
     return [(c.spire, c.envoy) for c in matrix.combinations(chosen, spire, envoy)]
 
 
@@ -303,7 +304,7 @@ def test_tools_are_those_of_the_scenarios_that_are_used(
     checks = [{"requirements": ["ONE-1"], "scenarios": ["api"]},
               {"requirements": ["OTHER-1"], "scenarios": ["manifest"]}]  # fmt: skip
     monkeypatch.setattr(listing, "all_checks", lambda: json.loads(json.dumps(checks)))
-    chosen = selection.select(selection.Wish(), catalogue, scenarios=["api", "manifest"])
+    chosen = selection.select(RunRequest(), catalogue, scenarios=["api", "manifest"])
     wanted = [matrix.Combination("1.15.3", "1.39.3"), matrix.Combination("1.15.3", "1.40.0")]
 
     matrix.get_tools(chosen, wanted)

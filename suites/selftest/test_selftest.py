@@ -81,6 +81,19 @@ def test_platform_is_the_one_of_the_options(options: list[str], platform: str) -
     assert selftest._platform(options) == platform
 
 
+def test_installation_without_unit_tests_runs_the_sabotages_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a wheel is; it says so."""
+    monkeypatch.setattr("svidproof.child.suites", lambda: tmp_path)
+    monkeypatch.setattr(selftest, "_possible", lambda *_: selftest.Choice((), (), ()))
+
+    code = selftest.run([], [], tmp_path / "out", unit_tests=True)
+
+    assert "the unit tests are in svidproof's repository only" in capsys.readouterr().out
+    assert code == 1
+
+
 def test_asking_only_for_what_is_left_out_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from svidproof import tools
 from svidproof.capabilities import AT_NEED, Capability
+from svidproof.request import RunRequest
 from svidproof.scenario import scenario_names
-from svidproof.selection import Selection, Wish
+from svidproof.selection import Selection
 from svidproof.tools import Tool, inspection, pins
 
 ENVOY = "envoy  version: bad8280de85c25b147a90c1d9b8a8c67a13e7134/1.40.0/Clean/RELEASE/BoringSSL"
@@ -91,8 +92,9 @@ def test_only_what_the_platform_needs_is_made(
     asked: dict[str, str], envoy: Path, platform: str, images: str, needed: list[str]
 ) -> None:
     """Images that are pulled need no binaries, but for those that the user gives."""
-    wish = Wish(platform=platform, images=images, tools=(f"envoy={envoy}",), spire="1.14.0")
-    chosen = Selection(wish, (), (), frozenset(), narrowed=False)
+    given = (f"envoy={envoy}",)
+    wanted = RunRequest(platform=platform, images=images, tools=given, spire="1.14.0")
+    chosen = Selection(wanted, (), (), frozenset(), narrowed=False)
 
     assert list(chosen.resolve_tools(chosen.site(["api"]))) == needed
     assert asked == {name: "1.14.0" if name.startswith("spire") else None for name in needed}
@@ -101,8 +103,8 @@ def test_only_what_the_platform_needs_is_made(
 @pytest.mark.parametrize("name", scenario_names())
 def test_further_tools_are_those_of_the_scenarios_used(asked: dict[str, str], name: str) -> None:
     """What only one scenario needs is got for it, in the version asked for, and for no other."""
-    wish = Wish(spire="1.14.0", spiffe_helper="0.10.1")
-    chosen = Selection(wish, (), (), frozenset(), narrowed=False)
+    wanted = RunRequest(spire="1.14.0", spiffe_helper="0.10.1")
+    chosen = Selection(wanted, (), (), frozenset(), narrowed=False)
     further = ("spiffe-helper",) if name == "manifest" else ()
 
     found = chosen.resolve_tools(chosen.site([name]))
@@ -158,24 +160,24 @@ def test_tool_that_nothing_here_makes_can_be_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "made"),
+    ("wanted", "made"),
     [
-        pytest.param(Wish(images="build"), ["spiffe-csi-driver", "node-driver-registrar"],
+        pytest.param(RunRequest(images="build"), ["spiffe-csi-driver", "node-driver-registrar"],
                      id="build"),
-        pytest.param(Wish(images="pull"), [], id="pull"),
-        pytest.param(Wish(images="pull", tools=("spiffe-csi-driver={path}",)),
+        pytest.param(RunRequest(images="pull"), [], id="pull"),
+        pytest.param(RunRequest(images="pull", tools=("spiffe-csi-driver={path}",)),
                      ["spiffe-csi-driver"], id="pull-given"),
-        pytest.param(Wish(images="build", image=("spiffe-csi-driver=x",)),
+        pytest.param(RunRequest(images="build", image=("spiffe-csi-driver=x",)),
                      ["node-driver-registrar"], id="own-image"),
-        pytest.param(Wish(images="build", spire_namespace="spire"), [], id="tenant"),
+        pytest.param(RunRequest(images="build", spire_namespace="spire"), [], id="tenant"),
     ],
 )  # fmt: skip
 def test_what_some_checks_need_is_made_for_them_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wish: Wish, made: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: RunRequest, made: list[str]
 ) -> None:
     """Binaries of what is wanted are got where images are built, or where the user gives them."""
     path = script(tmp_path / "program", ":")
-    wish = replace(wish, tools=tuple(item.format(path=path) for item in wish.tools))
+    wanted = replace(wanted, tools=tuple(item.format(path=path) for item in wanted.tools))
     asked: list[str] = []
 
     def resolve(name: str, **_: object) -> Tool:
@@ -183,11 +185,11 @@ def test_what_some_checks_need_is_made_for_them_only(
         raise tools.ToolError(f"no {name}")
 
     monkeypatch.setattr(tools, "resolve", resolve)
-    chosen = Selection(wish, (), (), frozenset(), narrowed=False)
+    chosen = Selection(wanted, (), (), frozenset(), narrowed=False)
     silent = tools.Progress.silent()
 
-    nothing = chosen.resolve_at_need(wish.site(), silent)
-    options = replace(wish.site(), wanted=frozenset({Capability.CSI, Capability.PAUSE}))
+    nothing = chosen.resolve_at_need(wanted.site(), silent)
+    options = replace(wanted.site(), wanted=frozenset({Capability.CSI, Capability.PAUSE}))
     found, absent = chosen.resolve_at_need(options, silent)
 
     assert nothing == ({}, {})
