@@ -34,7 +34,7 @@ def test_next_root_is_pushed(fresh_testbed: FreshTestbed, measure: Measure) -> N
     """A root that joins the bundle is soon in every sidecar, which lets in whom it vouches for."""
     api = fresh_testbed("api")
     root = Authority.create("svidproof next root", api.scenario.trust_domain)
-    credential = Forge(root, api.scenario.trust_domain).sound(api.scenario.spiffe_id(CLIENT))
+    credential = Forge(root, api.scenario.trust_domain).valid(api.scenario.spiffe_id(CLIENT))
 
     def trusted() -> None:
         _assert_held(api, VIEWS, root)
