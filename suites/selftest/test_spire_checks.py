@@ -126,7 +126,7 @@ def test_messages_without_news_are_noticed(
         trusts=lambda *_: [None] * bundles,
         deliveries=lambda _: [SimpleNamespace(seen=moment(at)) for at in messages],
     )
-    check = module("workload_api", "test_workload_api_serves_the_registered.py")
+    check = module("workload_api", "test_registered_processes_get_svids.py")
     rotations = SimpleNamespace(timeline=timeline, end=moment(END))
 
     said = failure(check.test_each_message_brings_something_new, rotations, "api")

@@ -150,4 +150,4 @@ def test_every_check_is_put_to_the_test() -> None:
     """Each check of traffic is made to fail by a mutation."""
     failed = {check for row in MUTATIONS for check in cast("dict[str, str]", row.values[1])}
 
-    assert checks_of("test_nobody_notices_a_rotation") <= failed
+    assert checks_of("test_traffic_survives_rotations") <= failed
