@@ -107,7 +107,8 @@ def test_no_spurious_event_is_logged(rotations: Observation, name: str) -> None:
     renewals = [
         line
         for line in _renewals(rotations, name)
-        if begin <= line.wall <= last.first.wall and not (later and _has_expiry(line, last.not_after))
+        if begin <= line.wall <= last.first.wall
+        and not (later and _has_expiry(line, last.not_after))
     ]
     signatures = [
         line
@@ -133,7 +134,9 @@ def test_agent_logs_each_cache_update(rotations: Observation, name: str) -> None
     end = min(last.first.wall, _signed_after(rotations, name, last))
     updates = [r for r in lines if r.fields.get("spiffe_id") == own and begin <= r.wall <= end]
     svids = rotations.delivered(name)
-    assert len(updates) == len(svids), f"{len(updates)} updates logged, {len(svids)} SVIDs delivered"
+    assert len(updates) == len(svids), (
+        f"{len(updates)} updates logged, {len(svids)} SVIDs delivered"
+    )
 
 
 @requirement("EVENTS-3")

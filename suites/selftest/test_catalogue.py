@@ -83,7 +83,7 @@ def test_catalogue_is_read_as_written() -> None:
             id="when",
         ),
         pytest.param(
-            REQUIREMENT.replace(", \"X509-SVID 5\"", ", 5"), "a source is text or", id="source"
+            REQUIREMENT.replace(', "X509-SVID 5"', ", 5"), "a source is text or", id="source"
         ),
         pytest.param(
             REQUIREMENT.replace("[{", '"x" # [{'), "source must be a list", id="one-source"

@@ -314,7 +314,8 @@ MUTATIONS = [
                                    NO_MORE: "2 renewals logged, 3 seen"}, id="renewal-missing"),
     pytest.param(renewal_with_new_end, {RENEWAL: "1 renewal line for api .*, found 0 of 3"},
                  id="renewal-with-the-new-end"),
-    pytest.param(renewal_of_other_entry, {RENEWAL: "logged level and entry .*'entry-of-valid-api-client'"},
+    pytest.param(renewal_of_other_entry,
+                 {RENEWAL: "logged level and entry .*'entry-of-valid-api-client'"},
                  id="renewal-of-another-entry"),
     pytest.param(renewal_without_entry, {RENEWAL: "logged level and entry .*None"},
                  id="renewal-without-entry"),
@@ -326,7 +327,8 @@ MUTATIONS = [
                  id="renewal-told-twice"),
     pytest.param(renewal_of_nothing, {NO_MORE: "4 renewals logged, 3 seen"},
                  id="renewal-that-never-came"),
-    pytest.param(renewal_as_warning, {RENEWAL: "logged level and entry .*'warn'"}, id="renewal-as-warning"),
+    pytest.param(renewal_as_warning, {RENEWAL: "logged level and entry .*'warn'"},
+                 id="renewal-as-warning"),
     pytest.param(renewal_told_late, {RENEWAL: "logged at .*, after the delivery at"},
                  id="renewal-told-late"),
     pytest.param(renewal_reworded, {RENEWAL: "1 renewal line for api .*, found 0 of 0",
@@ -361,13 +363,15 @@ MUTATIONS = [
     pytest.param(other_resource, {PUSH: NO_SVID}, id="acknowledged-under-another-name"),
     pytest.param(not_pushed(SVID), {PUSH: NO_SVID}, id="svid-not-pushed"),
     pytest.param(not_pushed(ROOTS), {PUSH: NO_BUNDLE}, id="bundle-not-pushed"),
-    pytest.param(pushed_again, {PUSH: "the svid was pushed 5 times for 4 SVIDs"}, id="pushed-again"),
+    pytest.param(pushed_again, {PUSH: "the svid was pushed 5 times for 4 SVIDs"},
+                 id="pushed-again"),
     pytest.param(pushed_late, {PUSH: NO_SVID}, id="pushed-late"),
     pytest.param(version_not_equal, {PUSH: "version 3 was acknowledged as 2"},
                  id="version-not-equal"),
     pytest.param(version_goes_back, {PUSH: r"versions of one stream do not grow: \[1, 2, 1, 4\]"},
                  id="version-goes-back"),
-    pytest.param(version_stands_still, {PUSH: r"versions of one stream do not grow: \[1, 2, 2, 4\]"},
+    pytest.param(version_stands_still,
+                 {PUSH: r"versions of one stream do not grow: \[1, 2, 2, 4\]"},
                  id="version-stands-still"),
     pytest.param(acknowledged_before, {PUSH: "acknowledged before it was sent"},
                  id="acknowledged-before"),
@@ -407,7 +411,9 @@ def test_every_check_is_put_to_the_test() -> None:
     """Each check of events is made to fail by a mutation."""
     failed = {check for row in MUTATIONS for check in cast("dict[str, str]", row.values[1])}
 
-    assert checks_of("test_logs_record_each_rotation", "test_logs_have_no_unexpected_errors") <= failed
+    assert (
+        checks_of("test_logs_record_each_rotation", "test_logs_have_no_unexpected_errors") <= failed
+    )
 
 
 def test_silent_agent_is_no_pass() -> None:
