@@ -138,4 +138,4 @@ def test_messages_without_news_are_noticed(
     said = failure(check.test_each_message_brings_something_new, rotations, "api")
 
     assert bool(said) is not sound
-    assert sound or said.startswith("4 messages with 3 SVIDs")
+    assert sound or said.startswith("4 messages for 3 new SVIDs")
