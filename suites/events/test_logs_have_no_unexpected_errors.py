@@ -2,8 +2,7 @@
 
 import re
 
-from svidproof import Capability, Testbed, needs, requirement
-from svidproof.watch import LogRecord, Observation
+from svidproof import Capability, LogRecord, Observation, Testbed, needs, requirement
 
 ERRORS = {"error", "fatal", "panic", "critical", "off"}
 # Crash output, which bypasses a program's logger.

@@ -7,11 +7,19 @@ from datetime import UTC, datetime
 
 import pytest
 
-from svidproof import Capability, needs, requirement
+from svidproof import (
+    Capability,
+    LogRecord,
+    Observation,
+    Rotation,
+    Sighting,
+    Source,
+    needs,
+    reading,
+    requirement,
+)
 from svidproof.checks import API_WORKLOADS, each_workload
 from svidproof.components.envoy import BUNDLE
-from svidproof.faults import reading
-from svidproof.watch import LogRecord, Observation, Rotation, Sighting, Source
 from svidproof.watch.logs import parse_time
 from svidproof.watch.observation import LAG, WANTED
 

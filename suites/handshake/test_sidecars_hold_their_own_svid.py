@@ -2,11 +2,19 @@
 
 import pytest
 
-from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
+from svidproof import (
+    Capability,
+    Observation,
+    Source,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    requirement,
+    spiffe_ids,
+)
 from svidproof.checks import each_workload
 from svidproof.components.envoy import BUNDLE
-from svidproof.watch import Observation, Source
-from svidproof.watch.timeline import spiffe_ids
 
 
 @requirement("HANDSHAKE-1")

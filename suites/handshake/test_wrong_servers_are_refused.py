@@ -4,9 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Capability, Saw, Testbed, needs, requirement
+from svidproof import Capability, Saw, Testbed, needs, only, requirement
 from svidproof.checks import Accepted, assert_accepted, assert_counted, assert_unavailable
-from svidproof.faults import only
 from svidproof.refusals import PARAMS, Row
 
 CLIENTS = [

@@ -4,10 +4,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from svidproof import Budget, Capability, Measure, Testbed, eventually, needs, requirement
+from svidproof import (
+    Budget,
+    Capability,
+    Measure,
+    Moment,
+    Observation,
+    Period,
+    Testbed,
+    eventually,
+    needs,
+    reading,
+    requirement,
+)
 from svidproof.components.spire_server import as_uri
-from svidproof.faults import reading
-from svidproof.watch import Moment, Observation, Period
 from svidproof.watch.observation import TRUNCATION
 
 # Seconds between an agent's looks at its own SVID: SPIRE pkg/agent/svid/rotator_config.go.

@@ -14,12 +14,21 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from svidproof import Capability, Overdue, Saw, Testbed, budgets, eventually, requirement
+from svidproof import (
+    Capability,
+    Overdue,
+    Saw,
+    Source,
+    Testbed,
+    budgets,
+    eventually,
+    key_hash,
+    requirement,
+    spiffe_ids,
+)
 from svidproof.certificates import extensions_of
 from svidproof.checks import API_SERVERS, API_WORKLOADS
 from svidproof.credentials import is_signed_by, signer_in
-from svidproof.watch import Source
-from svidproof.watch.timeline import key_hash, spiffe_ids
 
 SERVER_ID = "spire/server"
 Chain = tuple[x509.Certificate, ...]

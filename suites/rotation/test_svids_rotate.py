@@ -8,19 +8,19 @@ import statistics
 
 import pytest
 
-from svidproof import Measure, requirement
-from svidproof.checks import API_SERVERS, API_WORKLOADS, each_workload
-from svidproof.faults import Unseen
-from svidproof.watch import Observation, Period, Rotation, Source
-from svidproof.watch.observation import (
-    BACKDATING,
-    JITTER,
-    LAG,
-    TRUNCATION,
-    TYPICAL_LAG,
-    WANTED,
+from svidproof import (
+    Measure,
+    Observation,
+    Period,
+    Rotation,
+    Source,
+    Unseen,
+    key_hash,
+    requirement,
+    spiffe_ids,
 )
-from svidproof.watch.timeline import key_hash, spiffe_ids
+from svidproof.checks import API_SERVERS, API_WORKLOADS, each_workload
+from svidproof.watch.observation import BACKDATING, JITTER, LAG, TRUNCATION, TYPICAL_LAG, WANTED
 
 # How often the watch must have read a view in the window.
 READS = WANTED * 5

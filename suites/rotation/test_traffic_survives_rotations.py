@@ -5,9 +5,7 @@ from http import HTTPStatus
 
 from cryptography.hazmat.primitives import hashes
 
-from svidproof import Measure, requirement
-from svidproof.faults import Unseen
-from svidproof.watch import Observation, Source
+from svidproof import Measure, Observation, Source, Unseen, requirement
 from svidproof.watch.observation import LAG, WANTED
 
 RATE = 10.0  # requests per second that the watch sends through the valid client

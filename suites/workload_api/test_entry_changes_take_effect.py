@@ -4,13 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
+from svidproof import Capability, Testbed, budgets, eventually, needs, only, requirement, spiffe_ids
 from svidproof.checks import NO_IDENTITY_LOGGED, assert_none_of_ours, assert_own
 from svidproof.credentials import signer_in
-from svidproof.faults import only
 from svidproof.scenario import PROBER
 from svidproof.sds import fetch_secrets
-from svidproof.watch.timeline import spiffe_ids
 from svidproof.workload_api import Answer, X509Stream, fetch_x509, last_of
 
 # In the agent's log, nothing distinguishes the requests of these checks from Envoy's.

@@ -6,8 +6,10 @@ from svidproof import (
     Capability,
     FreshTestbed,
     Measure,
+    Moment,
     NotYet,
     Overdue,
+    Source,
     Testbed,
     eventually,
     needs,
@@ -16,7 +18,6 @@ from svidproof import (
 from svidproof.budgets import Budget
 from svidproof.credentials import Authority
 from svidproof.forge import Forge
-from svidproof.watch import Moment, Source
 from svidproof.watch.observation import LAG
 
 pytestmark = [requirement("SDS-2"), needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT)]

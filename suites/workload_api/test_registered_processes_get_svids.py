@@ -7,25 +7,21 @@ import pytest
 
 from svidproof import (
     Capability,
+    Observation,
     Saw,
+    Source,
     Testbed,
     budgets,
     eventually,
     needs,
     requirement,
+    spiffe_ids,
     workload_jwt,
 )
-from svidproof.checks import (
-    NO_IDENTITY_LOGGED,
-    assert_none_of_ours,
-    assert_own,
-    each_workload,
-)
+from svidproof.checks import NO_IDENTITY_LOGGED, assert_none_of_ours, assert_own, each_workload
 from svidproof.components.foreign import Foreign
 from svidproof.scenario import PROBER
-from svidproof.watch import Observation, Source
 from svidproof.watch.observation import LAG, WANTED
-from svidproof.watch.timeline import spiffe_ids
 from svidproof.workload import Workload
 from svidproof.workload_api import (
     ALL_METHODS,
