@@ -1,19 +1,23 @@
 """Unusual entries take effect: two for one process, changed ones, one with a TTL of ten years."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from cryptography.x509 import DNSName, SubjectAlternativeName
 
 from svidproof import Capability, Testbed, budgets, eventually, needs, only, requirement, spiffe_ids
+from svidproof.certificates import extensions_of
 from svidproof.checks import NO_IDENTITY_LOGGED, assert_none_of_ours, assert_own
 from svidproof.credentials import signer_in
 from svidproof.scenario import PROBER
 from svidproof.sds import fetch_secrets
-from svidproof.workload_api import Answer, X509Stream, fetch_x509, last_of
+from svidproof.workload_api import Answer, X509Stream, X509Svid, fetch_x509, last_of
 
 # In the agent's log, nothing distinguishes the requests of these checks from Envoy's.
 pytestmark = pytest.mark.usefixtures("after_everything")
 FOREIGN = {"type": "unix", "value": "gid:4294967294"}
+DNS_NAME = "named.example.org"
 TEN_YEARS = 10 * 365 * 24 * 3600
 
 
@@ -73,16 +77,8 @@ def test_added_selector_removes_identity(api: Testbed) -> None:
 @requirement("IDENTITY-101")
 def test_no_svid_outlives_its_signer(api: Testbed) -> None:
     """An SVID with a TTL of ten years expires no later than the certificates that signed it."""
-    target, foreign = api.prober.workload_api(), api.foreign(PROBER)
-    wanted = api.scenario.spiffe_id("long-lived")
+    svid = _issued(api, "long-lived", ttl=TEN_YEARS)
 
-    with (
-        api.provoking(api.prober.agent.component, NO_IDENTITY_LOGGED),
-        api.registered("long-lived", api.prober.selectors, ttl=TEN_YEARS),
-    ):
-        answer = _await(target, wanted, lambda a: foreign.apart_from(a.ids) == [wanted])
-
-    svid = only((svid for svid in answer.svids if svid.spiffe_id == wanted), "SVID")
     leaf, *above = svid.chain
     root = signer_in(svid.bundle, svid.chain[-1])
     assert root is not None, "the chain does not verify up to the bundle"
@@ -90,6 +86,30 @@ def test_no_svid_outlives_its_signer(api: Testbed) -> None:
     assert leaf.not_valid_after_utc <= expiry, (
         f"the SVID expires {leaf.not_valid_after_utc}, its signer {expiry}"
     )
+
+
+@requirement("IDENTITY-20")
+def test_svid_with_dns_name_has_one_uri_san(api: Testbed) -> None:
+    """An SVID with a DNS name has exactly one URI SAN too."""
+    svid = _issued(api, "named", dns_names=[DNS_NAME])
+
+    san = extensions_of(svid.chain[0]).get_extension_for_class(SubjectAlternativeName).value
+    names = san.get_values_for_type(DNSName)
+    assert names == [DNS_NAME], f"the SVID has the DNS names {names}, not {DNS_NAME}"
+    uris = spiffe_ids(svid.chain[0])
+    assert uris == [svid.spiffe_id], f"the SVID has the URI SANs {uris}, not one"
+
+
+def _issued(api: Testbed, name: str, **fields: Any) -> X509Svid:  # noqa: ANN401  as in an entry
+    """The SVID that the prober gets from an entry with these fields."""
+    target, foreign = api.prober.workload_api(), api.foreign(PROBER)
+    wanted = api.scenario.spiffe_id(name)
+    with (
+        api.provoking(api.prober.agent.component, NO_IDENTITY_LOGGED),
+        api.registered(name, api.prober.selectors, **fields),
+    ):
+        answer = _await(target, wanted, lambda a: foreign.apart_from(a.ids) == [wanted])
+    return only((svid for svid in answer.svids if svid.spiffe_id == wanted), "SVID")
 
 
 def _await(target: str, wanted: str, complete: Callable[[Answer], bool]) -> Answer:
