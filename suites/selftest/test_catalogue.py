@@ -75,11 +75,16 @@ def test_catalogue_is_read_as_written() -> None:
             REQUIREMENT + DEVIATION.replace('"ROTATION-1"', ""), "names no req", id="of-none"
         ),
         pytest.param(
+            REQUIREMENT + DEVIATION.replace('["ROTATION-1"]', '"ROTATION-1"'),
+            "requirements must be a list",
+            id="of-text",
+        ),
+        pytest.param(
             REQUIREMENT + DEVIATION.replace('["two-uris"]', "[]"), "flaw must be a list", id="rows"
         ),
         pytest.param(
             REQUIREMENT + DEVIATION.replace('{ flaw = ["two-uris"] }', '"flaw"'),
-            "when must be a list",
+            "`when` looks like",
             id="when",
         ),
         pytest.param(
