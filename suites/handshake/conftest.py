@@ -1,4 +1,4 @@
-"""Controls: who must get through, before and after each refusal."""
+"""Controls: the client that must be accepted before and after each rejection."""
 
 from collections.abc import Iterator
 
@@ -10,17 +10,15 @@ from svidproof.checks import assert_accepted
 
 @pytest.fixture
 def genuine_client_is_accepted(
-    request: pytest.FixtureRequest,
-    api: Testbed,
-    quiet: None,  # noqa: ARG001  it is the order
+    request: pytest.FixtureRequest, quiet_api: Testbed
 ) -> Iterator[None]:
-    """Control: the same client without the flaw is accepted there just before and just after."""
+    """Control: the server accepts the same client without the flaw, just before and just after."""
     callspec = getattr(request.node, "callspec", None)
     server = callspec.params.get("server", "api") if callspec else "api"
 
     def control() -> None:
-        credential = api.genuine_client()
-        assert_accepted(api.prober.get(api.workload(server), credential=credential))
+        credential = quiet_api.genuine_client()
+        assert_accepted(quiet_api.prober.get(quiet_api.workload(server), credential=credential))
 
     control()
     yield
@@ -28,7 +26,7 @@ def genuine_client_is_accepted(
 
 
 @pytest.fixture
-def quiet(api: Testbed) -> Iterator[None]:
-    """The watch sends nothing, so that counters move only for what the check does."""
+def quiet_api(api: Testbed) -> Iterator[Testbed]:
+    """The testbed without the watch's requests: counters count only what the check does."""
     with api.quiet():
-        yield
+        yield api

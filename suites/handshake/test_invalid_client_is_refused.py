@@ -5,14 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Saw, Testbed, budgets, eventually, requirement
+from svidproof import Moment, Saw, Testbed, budgets, eventually, requirement
 from svidproof.checks import (
     assert_accepted,
     assert_counted,
     assert_unavailable,
     assert_unseen,
 )
-from svidproof.clock import Moment
 
 CALLS = [
     pytest.param("api", "api", id="spiffe-tls13", marks=requirement("HANDSHAKE-3")),
@@ -27,7 +26,7 @@ VERIFY_FAILED = r"TLS_error:\|\d+:SSL routines:OPENSSL_internal:CERTIFICATE_VERI
 
 @pytest.fixture
 def _connections_are_logged(api: Testbed) -> Iterator[None]:
-    """Both sidecars log their connections while the check runs."""
+    """All sidecars log their connections while the check runs."""
     envoys = [workload.envoy for workload in api.workloads.values()]
     for envoy in envoys:
         envoy.set_logging("connection", "debug")
@@ -37,12 +36,12 @@ def _connections_are_logged(api: Testbed) -> Iterator[None]:
 
 
 @pytest.fixture
-def _valid_client_is_served(api: Testbed, quiet: None) -> Iterator[None]:  # noqa: ARG001  it is the order
-    """Control: the valid client gets through on the same path, before and after."""
+def _valid_client_is_served(quiet_api: Testbed) -> Iterator[None]:
+    """Control: the valid client is served on the same path, before and after."""
 
     def control() -> None:
         for call in ("api", "api-tls12", "api-trusted-ca"):
-            assert_accepted(api.workload("valid-api-client").envoy.request(call))
+            assert_accepted(quiet_api.workload("valid-api-client").envoy.request(call))
 
     control()
     yield
@@ -71,7 +70,7 @@ def _assert_logged(api: Testbed, component: str, since: Moment, pattern: str) ->
         lines = [r.message for r in api.logs(component, since)]
         last = lines[-1][:200] if lines else "nothing"
         assert any(re.search(pattern, line) for line in lines), (
-            f"{component} did not log /{pattern}/ in {len(lines)} lines; its last: {last}"
+            f"{component} logged no line that matches /{pattern}/ among {len(lines)}; last: {last}"
         )
 
     eventually(logged, budgets.LOG_LINE)

@@ -2,18 +2,25 @@
 
 import pytest
 
-from svidproof import Capability, Testbed, budgets, eventually, needs, requirement
+from svidproof import (
+    Capability,
+    Observation,
+    Source,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    requirement,
+    spiffe_ids,
+)
+from svidproof.checks import each_workload
 from svidproof.components.envoy import BUNDLE
-from svidproof.watch.observation import Observation
-from svidproof.watch.timeline import Source, spiffe_ids
-
-WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
 
 
 @requirement("HANDSHAKE-1")
-@pytest.mark.parametrize("name", WORKLOADS)
+@each_workload
 def test_certs_show_own_svid_and_bundle(api: Testbed, name: str) -> None:
-    """Every TLS context in `/certs` presents the sidecar's own ID and trusts exactly the bundle."""
+    """Each TLS context in `/certs` has the sidecar's own SVID and trusts exactly the bundle."""
     workload = api.workload(name)
     bundle = {certificate.serial_number for certificate in api.trust_bundle}
 
@@ -24,44 +31,48 @@ def test_certs_show_own_svid_and_bundle(api: Testbed, name: str) -> None:
         own = [c.uris for c in context.chain[:1]]
         assert own == [(workload.spiffe_id,)], f"{name} presents {own}"
         trusted = {c.serial for c in context.authorities}
-        assert trusted == bundle, f"{name} trusts {len(trusted)} CAs, the bundle has {len(bundle)}"
+        assert trusted == bundle, _different(name, len(trusted), len(bundle))
 
 
 @requirement("HANDSHAKE-1")
-@pytest.mark.parametrize("name", WORKLOADS)
+@each_workload
 def test_secrets_are_own_svid_and_bundle(api: Testbed, name: str) -> None:
     """`config_dump` holds two secrets: the sidecar's own SVID and the server's trust bundle."""
     workload = api.workload(name)
 
     secrets = workload.envoy.secrets()
 
-    assert set(secrets) == {workload.spiffe_id, BUNDLE}, f"{name} holds {sorted(secrets)}"
+    assert set(secrets) == {workload.spiffe_id, BUNDLE}, (
+        f"{name} holds the secrets {sorted(secrets)}"
+    )
     svid, bundle = secrets[workload.spiffe_id], secrets[BUNDLE]
     ids = spiffe_ids(svid.certificates[0])
-    assert ids == [workload.spiffe_id], f"{name} holds an SVID of {ids}"
+    assert ids == [workload.spiffe_id], f"{name} holds an SVID for {ids}"
     trusted, genuine = set(bundle.certificates), api.trust_bundle
-    assert trusted == genuine, f"{name} trusts {len(trusted)} CAs, the bundle has {len(genuine)}"
+    assert trusted == genuine, _different(name, len(trusted), len(genuine))
     assert bundle.validator == workload.spec.validator, f"{name} got a {bundle.validator} context"
     if bundle.validator == "spiffe":
         assert bundle.trust_domains == (api.scenario.trust_domain,), bundle.trust_domains
 
 
 @requirement("HANDSHAKE-1")
-@pytest.mark.parametrize("name", WORKLOADS)
+@each_workload
 def test_certs_and_secrets_agree(api: Testbed, name: str) -> None:
-    """The certificate in `/certs` is the one that SDS delivered."""
+    """`/certs` shows the certificate that SDS delivered."""
     envoy = api.workload(name).envoy
 
     def agree() -> None:
         delivered = envoy.secrets()[api.workload(name).spiffe_id].certificates[0].serial_number
         shown = {context.chain[0].serial for context in envoy.certs()}
-        assert delivered in shown, f"SDS delivered {delivered:x}, /certs shows {shown}"
+        assert delivered in shown, (
+            f"SDS delivered {delivered:x}, /certs shows {[f'{s:x}' for s in shown]}"
+        )
 
     eventually(agree, budgets.SECRETS_READY)
 
 
 @requirement("HANDSHAKE-1")
-@pytest.mark.parametrize("name", WORKLOADS)
+@each_workload
 @pytest.mark.parametrize("source", [Source.CERTS, Source.SECRETS], ids=lambda s: s.value)
 def test_trust_never_changes(rotations: Observation, name: str, source: Source) -> None:
     """A sidecar trusts exactly the bundle throughout the rotations."""
@@ -69,17 +80,23 @@ def test_trust_never_changes(rotations: Observation, name: str, source: Source) 
 
     trusts = rotations.timeline.trusts(source, name)
 
-    assert trusts, f"{name}: no authorities were seen at {source.value}"
+    assert trusts, f"{name}: no CA was seen at {source.value}"
     for trust in trusts:
-        foreign = [f"{serial:x}" for serial in trust.serials - bundle]
-        assert trust.serials == bundle, f"{name} trusted {len(trust.serials)} CAs, {foreign} too"
+        other = [f"{serial:x}" for serial in trust.serials - bundle]
+        assert trust.serials == bundle, (
+            f"{_different(name, len(trust.serials), len(bundle))}; not of the bundle: {other}"
+        )
 
 
 @requirement("HANDSHAKE-1")
 @needs(Capability.OWN_TRUST_ROOT)
 def test_server_publishes_the_bundle(api: Testbed) -> None:
-    """The server's bundle is exactly the root that was configured."""
+    """The server's bundle contains exactly the configured root."""
     bundle = api.spire.bundle()
 
     subjects = [certificate.subject.rfc4514_string() for certificate in bundle]
     assert set(bundle) == api.trust_bundle, f"the bundle holds {subjects}"
+
+
+def _different(name: str, trusted: int, bundle: int) -> str:
+    return f"{name} trusts {trusted} CAs instead of the {bundle} of the bundle"

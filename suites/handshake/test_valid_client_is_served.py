@@ -1,4 +1,4 @@
-"""A request of the valid client passes through both sidecars."""
+"""A request of the valid client reaches the app through both sidecars."""
 
 import uuid
 
@@ -16,7 +16,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("quiet_api")
 @pytest.mark.parametrize(("call", "server"), CALLS)
 def test_valid_client_is_served(api: Testbed, call: str, server: str, saw: Saw) -> None:
     """The valid client's request gets 200 `ok`, and the app receives exactly that request."""
@@ -29,4 +29,4 @@ def test_valid_client_is_served(api: Testbed, call: str, server: str, saw: Saw) 
     seen = [(s.tag, s.path, s.client_id) for s in workload.app.seen(before.requests)]
     assert seen == [(tag, "/orders", client.spiffe_id)], f"the app saw {seen}"
     assert_counted(workload, before, {"listener.inbound.ssl.handshake": 1})
-    saw(f"{exchange}; the app saw one request, of {client.spiffe_id}")
+    saw(f"{exchange}; the app saw one request, from {client.spiffe_id}")

@@ -95,6 +95,6 @@ def _ask(two_frontends: Testbed, name: str) -> Exchange:
     if name in two_frontends.workloads:
         credential = two_frontends.workload(name).svid()
     else:
-        credential = two_frontends.forge.sound(two_frontends.scenario.spiffe_id(name))
+        credential = two_frontends.forge.valid(two_frontends.scenario.spiffe_id(name))
     backend = two_frontends.workload("backend")
     return two_frontends.prober.get(backend, PATH, door=DOOR, credential=credential)

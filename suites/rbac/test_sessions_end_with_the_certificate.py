@@ -76,8 +76,8 @@ def ended(two_frontends: Testbed) -> Ended:
     def wait_out() -> Ended:
         backend = two_frontends.workload("backend")
         spiffe_id = two_frontends.scenario.spiffe_id("frontend")
-        ending = two_frontends.forge.sound(spiffe_id, lives=LIFE)
-        lasting = two_frontends.forge.sound(spiffe_id)
+        ending = two_frontends.forge.valid(spiffe_id, lives=LIFE)
+        lasting = two_frontends.forge.valid(spiffe_id)
         versions = (Version.TLS1_2, Version.TLS1_3)
         clients = {v: Client(backend.door(DOOR), ending, v) for v in versions}
         others = [Client(backend.door(DOOR), lasting, v) for v in versions]

@@ -28,25 +28,23 @@ CATALOGUE = """
 [[requirement]]
 id = "ONE-1"
 title = "It holds"
-level = "core"
 profiles = ["core"]
-source = "test"
+source = ["test"]
 [[requirement]]
 id = "ONE-2"
 title = "It nearly holds"
-level = "core"
 profiles = ["core"]
-source = "test"
+source = ["test"]
 [[requirement]]
 id = "TWO-1"
 title = "It may hold"
 level = "extended"
 profiles = ["core", "more"]
-source = "test"
+source = ["test"]
 [[deviation]]
 id = "envoy-lax"
-requirement = "ONE-2"
-check = "*[lax]"
+requirements = ["ONE-2"]
+when = { flaw = ["lax"] }
 component = "envoy"
 versions = ">=1.36"
 raises = "Accepted"

@@ -281,7 +281,7 @@ class World:
             agent_of=lambda _: SimpleNamespace(component=AGENT),
             agent_id=lambda _: AGENT_ID,
             other_agents=lambda _: frozenset(),
-            boot={"envoys": 2.0},
+            sidecar_boot_time=2.0,
             spire=SimpleNamespace(component=SERVER),
             components=(SERVER, AGENT, *sidecars),
             workloads=workloads,

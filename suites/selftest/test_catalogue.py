@@ -3,8 +3,10 @@
 import pytest
 
 from svidproof import catalogue, child
-from svidproof.catalogue import Deviation, parse, within
+from svidproof.catalogue import Deviation, ScenarioClaim, parse, within
 from svidproof.datafile import DataError
+from svidproof.forge import Flaw
+from svidproof.scenario import load_scenario
 
 REQUIREMENT = """
 [[requirement]]
@@ -12,13 +14,14 @@ id = "ROTATION-1"
 title = "It turns"
 level = "core"
 profiles = ["core", "spec"]
-source = "scenario api 4"
+source = [{ scenario = "api", claim = 4 }, "X509-SVID 5"]
 """
 DEVIATION = """
 [[deviation]]
 id = "envoy-lax"
-requirement = "ROTATION-1"
-check = "*[two-uris]"
+requirements = ["ROTATION-1"]
+test = "test_c"
+when = { flaw = ["two-uris"] }
 component = "envoy"
 versions = ">=1.36,<2"
 raises = "Accepted"
@@ -33,6 +36,11 @@ def test_catalogue_is_read_as_written() -> None:
 
     assert [r.id for r in read.requirements] == ["ROTATION-1"]
     assert read["ROTATION-1"].title == "It turns"
+    assert read["ROTATION-1"].source == "scenario api 4, X509-SVID 5"
+    assert read["ROTATION-1"].sources == (
+        ScenarioClaim("api", 4, next(c.text for c in load_scenario("api").claims if c.id == 4)),
+        "X509-SVID 5",
+    )
     assert read.profiles == ("core", "spec")
     assert read.of_profile("spec") == read.of_profiles(["core", "spec"]) == read.requirements
     assert "ROTATION-1" in read
@@ -62,7 +70,39 @@ def test_catalogue_is_read_as_written() -> None:
             id="versions",
         ),
         pytest.param(
-            REQUIREMENT + DEVIATION.replace("https://example.org/1", ""), ":17: .*link", id="link"
+            REQUIREMENT + DEVIATION.replace("https://example.org/1", ""),
+            ":[0-9]+: .*link",
+            id="link",
+        ),
+        pytest.param(
+            REQUIREMENT + DEVIATION.replace('"ROTATION-1"', ""),
+            "requirements must not be",
+            id="of-none",
+        ),
+        pytest.param(
+            REQUIREMENT + DEVIATION.replace('["ROTATION-1"]', '"ROTATION-1"'),
+            "requirements must be a list",
+            id="of-text",
+        ),
+        pytest.param(
+            REQUIREMENT + DEVIATION.replace('["two-uris"]', "[]"), "flaw must be a list", id="rows"
+        ),
+        pytest.param(
+            REQUIREMENT + DEVIATION.replace('{ flaw = ["two-uris"] }', '"flaw"'),
+            "when must be a table",
+            id="when",
+        ),
+        pytest.param(
+            REQUIREMENT.replace(', "X509-SVID 5"', ", 5"), "a source is text or", id="source"
+        ),
+        pytest.param(
+            REQUIREMENT.replace("[{", '"x" # [{'), "source must be a list", id="one-source"
+        ),
+        pytest.param(
+            REQUIREMENT.replace('"api", claim', '"apy", claim'), "no scenario apy", id="scenario"
+        ),
+        pytest.param(
+            REQUIREMENT.replace("claim = 4", "claim = 99"), "api has no claim 99", id="claim"
         ),
     ],
 )
@@ -75,17 +115,23 @@ def test_unsound_catalogue_is_refused(text: str, complaint: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pattern", "check", "covers"),
+    ("when", "check", "covers"),
     [
-        pytest.param("*[two-uris]", "a/test_b.py::test_c[two-uris]", True, id="brackets"),
-        pytest.param("*[two-uris]", "a/test_b.py::test_c[t]", False, id="no-character-class"),
-        pytest.param("*::test_c[tls1?-x]", "a/b.py::test_c[tls12-x]", True, id="question-mark"),
-        pytest.param("test_c", "a/b.py::test_c", False, id="whole-id"),
+        pytest.param('flaw = ["two-uris"]', "a/b.py::test_c[two-uris]", True, id="row"),
+        pytest.param('flaw = ["two-uris"]', "a/b.py::test_c[x-two-uris-y]", True, id="part"),
+        pytest.param('flaw = ["two-uris"]', "a/b.py::test_c[two-uris2]", False, id="longer-id"),
+        pytest.param('flaw = ["two-uris"]', "a/b.py::test_c", False, id="no-rows"),
+        pytest.param('flaw = ["two-uris"]', "a/b.py::test_d[two-uris]", False, id="other-test"),
+        pytest.param('a = ["x", "y"], b = ["z"]', "a/b.py::test_c[z-1-y]", True, id="any-order"),
+        pytest.param('a = ["x", "y"], b = ["z"]', "a/b.py::test_c[y-1]", False, id="one-of-two"),
+        pytest.param("", "a/b.py::test_c[whatever]", True, id="each-row"),
     ],
 )
-def test_deviation_names_checks_by_pattern(pattern: str, check: str, *, covers: bool) -> None:
-    """Only `*` and `?` are special: ids have brackets of their own."""
-    deviation = parse(REQUIREMENT + DEVIATION.replace("*[two-uris]", pattern)).deviations[0]
+def test_deviation_covers_rows_of_its_test(when: str, check: str, *, covers: bool) -> None:
+    """A row is covered if it has one of the ids of each parameter that the deviation names."""
+    text = DEVIATION.replace('flaw = ["two-uris"]', when)
+
+    deviation = parse(REQUIREMENT + text).deviations[0]
 
     assert deviation.covers(check, ["ROTATION-1"]) is covers
     assert not deviation.covers(check, ["ROTATION-2"])
@@ -107,7 +153,7 @@ def test_deviation_is_one_of_versions(versions: dict[str, str], *, applies: bool
     read = parse(REQUIREMENT + DEVIATION)
 
     assert read.deviations[0].applies_to(versions) is applies
-    found = read.deviation_of("a[two-uris]", ["ROTATION-1"], versions)
+    found = read.deviation_of("a::test_c[two-uris]", ["ROTATION-1"], versions)
     assert isinstance(found, Deviation) is applies
 
 
@@ -130,3 +176,15 @@ def test_catalogue_of_the_suites_is_sound() -> None:
     read = catalogue.read(child.suites() / "catalogue.toml")
 
     assert len(read.of_profile("core")) > 30
+
+
+def test_flaw_of_a_deviation_is_no_part_of_another() -> None:
+    """Else a deviation would cover the rows of another flaw too."""
+    read = catalogue.read(child.suites() / "catalogue.toml")
+    named = {i for d in read.deviations for i in d.when.get("flaw", ())}
+
+    flaws = [flaw.value for flaw in Flaw]
+
+    assert named
+    assert named <= set(flaws)
+    assert not [(i, f) for i in named for f in flaws if i != f and f"-{i}-" in f"-{f}-"]

@@ -1,11 +1,13 @@
-"""Each flawed credential is wrong in exactly one way, or its refusal would prove nothing."""
+"""Each flawed credential has exactly one flaw; otherwise its rejection would prove nothing."""
 
 from __future__ import annotations
 
 import base64
+import math
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
@@ -21,7 +23,7 @@ DOMAIN = "example.org"
 OWN = f"spiffe://{DOMAIN}/valid-api-client"
 OTHER = f"spiffe://{DOMAIN}/invalid-api-client"
 
-# What is wrong with each, in the words of `faults`.
+# The flaw of each, as `faults` names it.
 WRONG = {
     Flaw.NONE: set(),
     Flaw.SELF_SIGNED: {"chain"},
@@ -42,12 +44,17 @@ WRONG = {
     Flaw.TAMPERED_SIGNATURE: {"signature"},
     Flaw.TAMPERED_ID: {"signature"},
     Flaw.CA_AS_LEAF: {"ca", "may sign certificates", "may sign crls"},
+    Flaw.CA_FLAG_ONLY: {"ca"},
     Flaw.KEY_CERT_SIGN: {"may sign certificates"},
     Flaw.CRL_SIGN: {"may sign crls"},
     Flaw.WRONG_KEY: {"key"},
     Flaw.UNCHAINED: {"chain"},
     Flaw.EXPIRED_INTERMEDIATE: {"intermediate expired"},
     Flaw.LEAF_AS_CA: {"intermediate is no ca"},
+    Flaw.INTERMEDIATE_MAY_NOT_SIGN: {"intermediate may not sign"},
+    Flaw.PATH_LENGTH_EXCEEDED: {"path length"},
+    Flaw.NAME_CONSTRAINT_VIOLATED: {"name constraint"},
+    Flaw.UNKNOWN_CRITICAL_EXTENSION: {"unknown critical extension"},
 }
 each_flaw = pytest.mark.parametrize("flaw", WRONG, ids=lambda flaw: flaw.value)
 
@@ -89,6 +96,14 @@ def faults(credential: Credential, root: x509.Certificate) -> set[str]:
         "key": not signs_for(credential),
         "intermediate expired": any(c.not_valid_after_utc < now for c in above),
         "intermediate is no ca": any(not is_ca(c) for c in above),
+        "intermediate may not sign": any(is_ca(c) and not may_sign(c) for c in above),
+        "path length": any(length(c) < below for below, c in enumerate(above)),
+        "name constraint": any(not permits(c, OWN) for c in above),
+        "unknown critical extension": any(
+            e.critical and isinstance(e.value, x509.UnrecognizedExtension)
+            for c in credential.chain
+            for e in c.extensions
+        ),
         "other": not usage.digital_signature,
         **dict.fromkeys(("chain", "signature"), False),
     }
@@ -106,6 +121,26 @@ def faults(credential: Credential, root: x509.Certificate) -> set[str]:
 def is_ca(certificate: x509.Certificate) -> bool:
     """Whether a certificate says that it may issue others."""
     return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+
+
+def may_sign(certificate: x509.Certificate) -> bool:
+    """Whether a certificate's keyUsage has keyCertSign."""
+    return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+
+
+def length(certificate: x509.Certificate) -> float:
+    """How many CAs a certificate permits below it."""
+    found = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    return math.inf if found is None else found
+
+
+def permits(certificate: x509.Certificate, uri: str) -> bool:
+    """Whether the name constraints of a certificate, if it has any, permit the host of a URI."""
+    for extension in certificate.extensions:
+        if isinstance(extension.value, x509.NameConstraints):
+            names = [name.value for name in extension.value.permitted_subtrees or ()]
+            return urlsplit(uri).hostname in names
+    return True
 
 
 def issuer_key_differs(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -238,11 +273,16 @@ def test_expired_has_just_expired(mint: Mint) -> None:
 
 
 def test_chains_lead_to_the_root(mint: Mint) -> None:
-    """What hangs below an intermediate brings it along, but for the flaw of leaving it out."""
-    lengths = {flaw: len(mint(flaw).chain) for flaw in WRONG}
+    """A credential below intermediate CAs presents them, except with the flaw of omitting them."""
+    longer = {flaw: len(mint(flaw).chain) for flaw in WRONG if len(mint(flaw).chain) > 1}
 
-    with_intermediate = {flaw for flaw, length in lengths.items() if length == 2}
-    assert with_intermediate == {Flaw.EXPIRED_INTERMEDIATE, Flaw.LEAF_AS_CA}
+    assert longer == {
+        Flaw.EXPIRED_INTERMEDIATE: 2,
+        Flaw.LEAF_AS_CA: 2,
+        Flaw.INTERMEDIATE_MAY_NOT_SIGN: 2,
+        Flaw.PATH_LENGTH_EXCEEDED: 3,
+        Flaw.NAME_CONSTRAINT_VIOLATED: 2,
+    }
 
 
 def test_two_credentials_have_nothing_in_common(mint: Mint) -> None:

@@ -298,6 +298,6 @@ def test_signer_is_found_among_authorities_of_one_name() -> None:
 
 def test_last_answer_of_a_stream_is_awaited() -> None:
     """Before the first one there is none."""
-    with pytest.raises(NotYet, match="brought nothing"):
+    with pytest.raises(NotYet, match="delivered nothing"):
         workload_api.last_of([])
     assert workload_api.last_of([answer(OWN), answer(code=DENIED)]).code is DENIED

@@ -49,7 +49,7 @@ id = "TWO-2"
 title = "It may hold, too"
 level = "extended"
 profiles = ["more"]
-source = "test"
+source = ["test"]
 [[deviation]]""",
         1,
     )

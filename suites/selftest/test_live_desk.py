@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SOON = Budget("a card", 5, 0.005)
 LAX = Deviation(
-    "envoy-lax", "ONE-2", "*", "envoy", ">=1.36", "Accepted", "Envoy is lax", "https://example.org"
+    "envoy-lax", ("ONE-2",), "envoy", ">=1.36", "Accepted", "Envoy is lax", "https://example.org"
 )
 KEY = "-----BEGIN PRIVATE KEY-----\nMIIabc\n-----END PRIVATE KEY-----"
 

@@ -19,7 +19,7 @@ ABSENT = Raised(Fault.ABSENT, "Skipped", "no helper")
 
 def requirement(name: str, level: str = "core") -> Requirement:
     """A requirement of the profile core."""
-    return Requirement(name, "It holds", level, ("core",), "test")
+    return Requirement(name, "It holds", ("core",), ("test",), level)
 
 
 def judged(

@@ -28,14 +28,14 @@ from svidproof.watch.attention import Attention
 
 CATALOGUE = "".join(
     f'[[requirement]]\nid = "{name}"\ntitle = "{name} holds"\nlevel = "{level}"\n'
-    f'profiles = ["core"]\nsource = "test"\n'
+    f'profiles = ["core"]\nsource = ["test"]\n'
     for name, level in (("A-1", "core"), ("A-2", "core"), ("A-3", "extended"))
 )
 DEVIATION = """
 [[deviation]]
 id = "envoy-lax"
-requirement = "A-2"
-check = "*::test_two"
+requirements = ["A-2"]
+test = "test_two"
 component = "envoy"
 versions = ">=1.40"
 raises = "Accepted"
@@ -379,7 +379,7 @@ def test_deviation_of_no_check_is_refused(suite: Suite, beds: Beds) -> None:
     result = suite.run()
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: deviation envoy-lax is about no check*"])
+    result.stderr.fnmatch_lines(["ERROR: deviation envoy-lax covers no check of A-2: see its*"])
     assert not suite.directory.exists(), "no report, and nothing else"
     assert beds.sites_closed == 1
 

@@ -314,3 +314,17 @@ def test_artifacts_have_a_folder_of_their_own() -> None:
     name = artifacts.folder("handshake/test_refused.py::test_it[spiffe tls1.3-expired]")
 
     assert name == "handshake-it-spiffe-tls1.3-expired"
+
+
+def test_deviation_is_listed_for_each_requirement_that_it_breaks(catalogue: Catalogue) -> None:
+    """Each row has the checks of its requirement; a requirement without such a check has none."""
+    lax = replace(catalogue.deviations[0], requirements=("ONE-1", "ONE-2", "TWO-1"))
+    first, second = ({"id": i, "outcome": "known-deviation", "deviation": lax.id} for i in "ab")
+    found = [{"id": "ONE-1", "checks": [first]}, {"id": "ONE-2", "checks": [first, second]}]
+
+    rows = build.deviations(found, replace(catalogue, deviations=(lax,)))
+
+    assert [(r["id"], r["requirement"], r["checks"]) for r in rows] == [
+        (lax.id, "ONE-1", ["a"]),
+        (lax.id, "ONE-2", ["a", "b"]),
+    ]

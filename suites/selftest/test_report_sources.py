@@ -1,15 +1,16 @@
 """A requirement's source leads to where it can be read."""
 
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from svidproof import catalogue
 from svidproof.manifests import data_root
 from svidproof.report.page.sources import Source, sources
 
 SPIFFE = "https://github.com/spiffe/spiffe/blob/main/standards"
 SPIRE = "https://github.com/spiffe/spire"
+ENVOY = "https://www.envoyproxy.io/docs/envoy/latest"
 RFC = "https://www.rfc-editor.org/rfc/rfc"
 
 
@@ -64,6 +65,11 @@ RFC = "https://www.rfc-editor.org/rfc/rfc"
             [f"{SPIRE}/blob/v1.15.3/doc/spire_agent.md"],
             id="file",
         ),
+        pytest.param(
+            "Envoy configuration/http/http_conn_man/headers#x-forwarded-client-cert",
+            [f"{ENVOY}/configuration/http/http_conn_man/headers#x-forwarded-client-cert"],
+            id="envoy-documentation",
+        ),
         pytest.param("scenario api 3, 4", ["#scenario-api", "#scenario-api"], id="scenario"),
         pytest.param("scenario api on Kubernetes", ["#scenario-api"], id="scenario-elsewhere"),
         pytest.param("scenario nowhere 1", [None], id="unknown-scenario"),
@@ -90,13 +96,13 @@ def test_build_of_ones_own_leads_to_main(version: str | None) -> None:
 
 def test_every_source_of_the_catalogue_leads_somewhere() -> None:
     """None is spelt in a way of its own."""
-    catalogue = tomllib.loads((data_root() / "suites" / "catalogue.toml").read_text())
+    found = catalogue.read(data_root() / "suites" / "catalogue.toml")
     scenarios = [p.stem for p in Path(data_root(), "manifests", "scenarios").glob("*.toml")]
 
     lost = [
-        r["source"]
-        for r in catalogue["requirement"]
-        if not all(s.url for s in sources(r["source"], spire="1.15.3", scenarios=scenarios))
+        r.source
+        for r in found.requirements
+        if not all(s.url for s in sources(r.source, spire="1.15.3", scenarios=scenarios))
     ]
 
     assert not lost

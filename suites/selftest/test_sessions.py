@@ -82,7 +82,7 @@ def forge() -> Forge:
 @pytest.fixture(scope="module")
 def credential(forge: Forge) -> Credential:
     """What client and server present."""
-    return forge.sound("spiffe://example.org/api")
+    return forge.valid("spiffe://example.org/api")
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_connection_is_kept_and_never_made_anew(
 def test_refusal_is_no_answer(server: Server, version: Version) -> None:
     """A client that the server does not trust gets no answer, and nothing raises."""
     other = Forge(Authority.create("other", "example.org"), "example.org")
-    client = Client(server.address, other.sound("spiffe://example.org/api"), version)
+    client = Client(server.address, other.valid("spiffe://example.org/api"), version)
 
     exchange = client.get()
 
@@ -169,7 +169,7 @@ def test_nobody_there_is_an_error() -> None:
         port = free.getsockname()[1]
     forge = Forge(Authority.create("root", "example.org"), "example.org")
 
-    exchange = Client((host, port), forge.sound("spiffe://example.org/api")).get()
+    exchange = Client((host, port), forge.valid("spiffe://example.org/api")).get()
 
     assert exchange.status is None
     assert "refused" in str(exchange)

@@ -92,10 +92,16 @@ class Agents:
     [
         pytest.param(Agents(attested=40, left=50), "", id="renewed-ten-seconds-ago"),
         pytest.param(Agents(attested=400, left=31), "", id="about-to-be-renewed"),
-        pytest.param(Agents(attested=39, left=20), "has the SVID of its start", id="never-renewed"),
+        pytest.param(
+            Agents(attested=39, left=20),
+            "still has the SVID from its attestation",
+            id="never-renewed",
+        ),
         pytest.param(Agents(attested=400, left=15), "has 1[45] s of its own", id="renewed-late"),
-        pytest.param(Agents(attested=40, left=3590), "lives for 35.. s", id="lives-for-an-hour"),
-        pytest.param(Agents(40, 50, again=5), "attested again 5 times", id="again-and-again"),
+        pytest.param(
+            Agents(attested=40, left=3590), "is valid for 35.. s more", id="lives-for-an-hour"
+        ),
+        pytest.param(Agents(40, 50, again=5), "renewed its own SVID 5 times", id="again-and-again"),
         pytest.param(Agents(40, 50, path="/x"), "does not list", id="unknown-to-the-server"),
     ],
 )
@@ -127,10 +133,10 @@ def test_messages_without_news_are_noticed(
         trusts=lambda *_: [None] * bundles,
         deliveries=lambda _: [SimpleNamespace(seen=moment(at)) for at in messages],
     )
-    check = module("workload_api", "test_workload_api_serves_the_registered.py")
+    check = module("workload_api", "test_registered_processes_get_svids.py")
     rotations = SimpleNamespace(timeline=timeline, end=moment(END))
 
     said = failure(check.test_each_message_brings_something_new, rotations, "api")
 
     assert bool(said) is not sound
-    assert sound or said.startswith("4 messages with 3 SVIDs")
+    assert sound or said.startswith("4 messages for 3 new SVIDs")

@@ -400,7 +400,7 @@ def test_deviation_of_an_extended_requirement_is_the_catalogues(
     evidence: Evidence, catalogue: Catalogue
 ) -> None:
     """It need not hold; but what it is excused with must be true, whatever profile is asked for."""
-    invented = replace(catalogue.deviations[0], id="envoy-tired", requirement="TWO-1", check="*")
+    invented = replace(catalogue.deviations[0], id="envoy-tired", requirements=("TWO-1",), when={})
     checks = tuple(
         replace(c, result=Result.KNOWN_DEVIATION, deviation=invented)
         if c.requirements[0] == "TWO-1"
@@ -561,7 +561,7 @@ def test_deviation_of_another_version_is_refused(evidence: Evidence, catalogue: 
 def test_report_of_another_catalogue_is_refused(report: dict[str, Any]) -> None:
     """The same ids may mean something else there: nothing more is asked."""
     other = parse('[[requirement]]\nid = "ONE-1"\ntitle = "x"\nlevel = "core"\n'
-                  'profiles = ["core"]\nsource = "x"\n')  # fmt: skip
+                  'profiles = ["core"]\nsource = ["x"]\n')  # fmt: skip
 
     problems = refusals(report, other, CORE)
 

@@ -1,4 +1,4 @@
-"""Who gets which secret by SDS, and who does not."""
+"""SDS gives a process its own secrets and no others."""
 
 import grpc
 import pytest
@@ -7,10 +7,10 @@ from svidproof import Testbed, requirement
 from svidproof.components.envoy import BUNDLE
 from svidproof.sds import fetch_secrets
 
-# The default names of SPIRE doc/spire_agent.md, beside BUNDLE.
+# SPIRE's default names, in addition to BUNDLE: doc/spire_agent.md.
 DEFAULT_SVID, ALL_BUNDLES = "default", "ALL"
-# What the agent logs when somebody asks for what is not theirs.
-REFUSED = r"Error building stream secrets response|No identity issued|attest"
+# What the agent logs when a process requests a secret that is not its own.
+REJECTED = r"Error building stream secrets response|No identity issued|attest"
 
 
 @pytest.fixture
@@ -21,23 +21,23 @@ def api(unwatched_api: Testbed) -> Testbed:
 
 @requirement("SDS-1")
 def test_registered_process_gets_its_own_secret(api: Testbed) -> None:
-    """A registered process gets its own SVID and the bundle, by each name that they have."""
+    """A registered process gets its own SVID and the bundle under each of their names."""
     workload = api.workload("valid-api-client")
     target = workload.envoy.workload_api()
     domain = f"spiffe://{api.scenario.trust_domain}"
 
     for name in (workload.spiffe_id, DEFAULT_SVID, BUNDLE, ALL_BUNDLES, domain):
         answer = fetch_secrets(target, name)
-        assert answer.names == (name,), f"{name}: {answer}"
+        assert answer.names == (name,), f"expected the secret {name}, got {answer}"
 
 
 @requirement("SDS-1")
 @pytest.mark.parametrize("wanted", ["api", "invalid-api-client", "nobody"])
 def test_registered_process_gets_no_other_secret(api: Testbed, wanted: str) -> None:
-    """A registered process that asks for another's SVID is refused."""
+    """A registered process that requests another's SVID gets InvalidArgument."""
     target = api.workload("valid-api-client").envoy.workload_api()
 
-    with api.provoking(api.agent_of("valid-api-client").component, REFUSED):
+    with api.provoking(api.agent_of("valid-api-client").component, REJECTED):
         answer = fetch_secrets(target, api.scenario.spiffe_id(wanted))
 
     assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"{wanted}: {answer}"
@@ -47,10 +47,10 @@ def test_registered_process_gets_no_other_secret(api: Testbed, wanted: str) -> N
 @requirement("SDS-1")
 @pytest.mark.parametrize("wanted", ["api", "valid-api-client"])
 def test_unregistered_process_gets_no_secret(api: Testbed, wanted: str) -> None:
-    """A process without an entry gets nobody's SVID."""
-    with api.provoking(api.prober.agent.component, REFUSED):
+    """A process without an entry gets no SVID of any workload."""
+    with api.provoking(api.prober.agent.component, REJECTED):
         answer = fetch_secrets(api.prober.workload_api(), api.scenario.spiffe_id(wanted))
 
-    refusals = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
-    assert answer.code in refusals, f"{wanted}: {answer}"
+    rejections = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT)
+    assert answer.code in rejections, f"{wanted}: {answer}"
     assert answer.secrets == 0, f"{wanted}: {answer}"

@@ -1,15 +1,18 @@
-"""The trust bundle gets a second root, as when an authority is replaced: sidecars hear of it."""
+"""A second root in the trust bundle, as in a CA rotation, reaches every sidecar."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from svidproof import (
     Capability,
     Exchange,
     Measure,
+    Moment,
     NotYet,
     Overdue,
     Progress,
+    Source,
     Testbed,
     eventually,
     experiment,
@@ -17,15 +20,12 @@ from svidproof import (
     requirement,
 )
 from svidproof.budgets import Budget
-from svidproof.clock import Moment
 from svidproof.credentials import Authority
 from svidproof.forge import Forge
 from svidproof.renewal_rule import LAG
-from svidproof.watch.timeline import Source
 
 pytestmark = [requirement("SDS-2"), needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT)]
-OK = 200
-# Seconds for which the server may answer from memory: SPIRE pkg/server/cache/dscache.
+# Seconds for which the server may answer from its cache: SPIRE pkg/server/cache/dscache.
 CACHED = 1.0
 VIEWS = [Source.WORKLOAD_API, Source.SECRETS]
 CLIENT = "valid-api-client"
@@ -33,7 +33,7 @@ SHOWN = Budget("both roots in every /certs", LAG)
 
 
 class Unshown(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A sidecar's `/certs` leaves out a root that was pushed to it."""
+    """A sidecar's `/certs` does not show a root that was pushed to it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def next_root(testbed: Testbed, progress: Progress) -> NextRoot:
     progress("adding a root to the bundle")
     root = Authority.create("svidproof next root", testbed.scenario.trust_domain)
     domain = testbed.scenario.trust_domain
-    credential = Forge(root, domain).sound(testbed.scenario.spiffe_id(CLIENT))
+    credential = Forge(root, domain).valid(testbed.scenario.spiffe_id(CLIENT))
     servers = testbed.scenario.accepting(CLIENT)
 
     def ask(name: str) -> Exchange:
@@ -75,8 +75,8 @@ def next_root(testbed: Testbed, progress: Progress) -> NextRoot:
         _assert_held(testbed, VIEWS, root)
         for name in servers:
             answer = ask(name)
-            if answer.status != OK:
-                raise NotYet(f"to a client below the next root {name} says: {answer}")
+            if answer.status != HTTPStatus.OK:
+                raise NotYet(f"{name} answers a client below the next root: {answer}")
 
     before = {name: ask(name) for name in servers}
     since, alive = Moment.now(), testbed.assert_alive
@@ -111,17 +111,19 @@ def test_next_root_is_shown(next_root: NextRoot) -> None:
 
 
 def _budget(api: Testbed) -> Budget:
-    # The agent asks at each sync, give or take a tenth.
+    # The agent polls at each sync, with a jitter of a tenth.
     limit = CACHED + api.settings.timing.sync_s * 1.1 + LAG
     return Budget("the next root in every sidecar", limit)
 
 
 def _assert_held(api: Testbed, views: list[Source], root: Authority) -> None:
-    """Each sidecar's last bundle has this root and the first one, and nothing else."""
+    """Require that the last bundle of each sidecar has this root, the first one and no other."""
     both = {root.certificate.serial_number, api.root.certificate.serial_number}
     for view in views:
         for name in api.workloads:
             last = api.watch.timeline.trusts(view, name)[-1:]
             held = set(last[0].serials) if last else set()
             if held != both:
-                raise NotYet(f"{view.value} of {name} has {len(held)} of 2 roots")
+                raise NotYet(
+                    f"{view.value} of {name} shows {len(held)} roots, expected both and no other"
+                )

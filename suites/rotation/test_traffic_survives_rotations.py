@@ -1,26 +1,27 @@
-"""Traffic during the rotations: no valid request fails, and no invalid one gets through."""
+"""During rotations no valid request fails, and no invalid one is accepted."""
 
 import itertools
+from http import HTTPStatus
 
 from cryptography.hazmat.primitives import hashes
 
-from svidproof import Measure, requirement
-from svidproof.faults import Unseen
+from svidproof import Measure, Observation, Source, Unseen, requirement
 from svidproof.renewal_rule import LAG
-from svidproof.watch.observation import WANTED, Observation
-from svidproof.watch.timeline import Source
+from svidproof.watch.observation import WANTED
 
-RATE = 10.0  # requests a second that the watch sends through the valid client
-ENOUGH = 0.25  # of them: checks that count hold them back, and so does a busy machine
+RATE = 10.0  # requests per second that the watch sends through the valid client
+ENOUGH = 0.25  # the share that must be sent: checks that count hold requests back, as does load
 
 
 @requirement("ROTATION-6")
 def test_no_request_fails(rotations: Observation, measure: Measure) -> None:
-    """Requests through both sidecars, several a second, all succeed through the rotations."""
+    """All requests through both sidecars, several per second, succeed during the rotations."""
     requests = rotations.requests("valid-api-client")
 
-    failed = [r for r in requests if r.status != 200]
-    assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
+    failed = [r for r in requests if r.status != HTTPStatus.OK]
+    assert not failed, (
+        f"{len(failed)} of {len(requests)} requests failed; the first: {failed[0].note}"
+    )
     seconds = requests[-1].sent.at - requests[0].sent.at
     rate = len(requests) / seconds
     measure("requests during rotations", len(requests), "requests")
@@ -28,8 +29,8 @@ def test_no_request_fails(rotations: Observation, measure: Measure) -> None:
         measure("lateness of the watch, 99 of 100", late[0], "s")
         measure("lateness of the watch, most", late[1], "s")
     if rate < RATE * ENOUGH <= len(requests) / max(seconds - (own := _held_back(rotations)), 0.001):
-        raise Unseen(f"only {rate:.1f} requests a second: the watch itself was {own:.0f} s late")
-    assert rate >= RATE * ENOUGH, f"only {rate:.1f} requests a second in {seconds:.0f} s"
+        raise Unseen(f"only {rate:.1f} requests per second: the watch itself was {own:.0f} s late")
+    assert rate >= RATE * ENOUGH, f"only {rate:.1f} requests per second in {seconds:.0f} s"
     for name in ("api", "valid-api-client"):
         for rotation in rotations.rotations(name):
             came = rotation.after.first.at
@@ -41,24 +42,26 @@ def test_no_request_fails(rotations: Observation, measure: Measure) -> None:
 
 @requirement("ROTATION-7")
 def test_new_connections_present_the_new_certificate(rotations: Observation) -> None:
-    """After a rotation the app is told of the client's new certificate, and not of the old one."""
+    """After a rotation new connections present the client's new certificate to the server."""
     seen = list(rotations.seen(Source.WORKLOAD_API, "valid-api-client").values())
     order = {s.chain[0].fingerprint(hashes.SHA256()).hex(): n for n, s in enumerate(seen)}
-    told = {s.tag: s.client_hash for s in rotations.testbed.workload("api").app.seen()}
-    answered = [r for r in rotations.requests("valid-api-client") if r.status == 200]
+    reported = {s.tag: s.client_hash for s in rotations.testbed.workload("api").app.seen()}
+    answered = [r for r in rotations.requests("valid-api-client") if r.status == HTTPStatus.OK]
     presented = set()
 
     for request in answered:
-        number = order.get(told.get(request.tag) or "")
-        assert number is not None, f"the app was told of a certificate of nobody's: {request.tag}"
+        number = order.get(reported.get(request.tag) or "")
+        assert number is not None, f"the app saw an unknown client certificate: {request.tag}"
         presented.add(seen[number].serial)
         if number + 1 < len(seen):
             stale = rotations.lag(seen[number + 1].first, request.sent)
-            assert stale <= LAG, f"an SVID was presented {stale:.1f} s after its successor came"
+            assert stale <= LAG, (
+                f"an SVID was presented {stale:.1f} s after its successor was delivered"
+            )
 
     renewed = {rotation.after.serial for rotation in rotations.rotations("valid-api-client")}
     never = [f"{serial:x}" for serial in renewed - presented]
-    assert not never, f"never presented: {never}"
+    assert not never, f"the client never presented {never}"
 
 
 @requirement("ROTATION-7")
@@ -70,7 +73,7 @@ def test_listener_serves_the_new_certificate(rotations: Observation) -> None:
     for rotation in rotations.rotations("api"):
         if rotation.after.serial not in served:
             rotations.assert_looked(Source.WIRE, "api", rotation.after.first)
-        assert rotation.after.serial in served, f"{rotation.after.serial:x} was never served"
+        assert rotation.after.serial in served, f"api never served {rotation.after.serial:x}"
         old = served.get(rotation.before.serial)
         if old is not None:
             ended.append((old.serial, rotation.after.first, old.last, old.took))
@@ -79,23 +82,23 @@ def test_listener_serves_the_new_certificate(rotations: Observation) -> None:
 
 
 @requirement("ROTATION-8")
-def test_refused_client_rotates_and_stays_refused(rotations: Observation) -> None:
-    """The invalid client's SVID rotates like the others, and it is refused each time."""
+def test_rejected_client_rotates_and_stays_rejected(rotations: Observation) -> None:
+    """The invalid client's SVID rotates like the others, and every request is rejected."""
     requests = rotations.requests("invalid-api-client")
     tags = {request.tag for request in requests}
 
     assert len(rotations.rotations("invalid-api-client")) >= WANTED, rotations.shortfall
-    served = [r for r in requests if r.status != 503]
-    assert not served, f"{len(served)} of {len(requests)} were not refused: {served[0]}"
+    served = [r for r in requests if r.status != HTTPStatus.SERVICE_UNAVAILABLE]
+    assert not served, f"{len(served)} of {len(requests)} requests were not rejected: {served[0]}"
     reached = [s for s in rotations.testbed.workload("api").app.seen() if s.tag in tags]
-    assert not reached, f"the app saw {len(reached)} of them"
-    moments = [s.first.at for s in rotations.delivered("invalid-api-client")]
-    # An SVID that is renewed at once, as when the stream has just begun, leaves no time for one.
-    for start, end in itertools.pairwise(moments):
+    assert not reached, f"the app saw {len(reached)} of {len(requests)} rejected requests"
+    deliveries = [s.first.at for s in rotations.delivered("invalid-api-client")]
+    # An SVID that is renewed at once, as at the start of a stream, leaves no time for a request.
+    for start, end in itertools.pairwise(deliveries):
         between = [r for r in requests if start <= r.sent.at <= end]
         if not between:
             _assert_not_stalled(rotations, start, end)
-        assert between or end - start < LAG, "no attempt between two rotations"
+        assert between or end - start < LAG, "no request was sent between two rotations"
 
 
 def _assert_not_stalled(rotations: Observation, since: float, until: float) -> None:
@@ -106,7 +109,7 @@ def _assert_not_stalled(rotations: Observation, since: float, until: float) -> N
 
 
 def _held_back(rotations: Observation) -> float:
-    """For how many seconds requests waited for their turn, or for the machine."""
+    """The seconds for which requests waited for their turn or for the machine."""
     attention = rotations.timeline.attention
     stalled = attention.stalled(rotations.timeline.start.at, rotations.end.at)
     return attention.late("turn of valid-api-client") + stalled
