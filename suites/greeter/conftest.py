@@ -1,4 +1,4 @@
-"""Greeters, what they go on saying to each other, and the control of refusals."""
+"""The greeters, a background conversation between two of them, and a control of refusals."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from svidproof import Progress, Testbed
 from svidproof.demo_page import DemoPage
-from svidproof.greeters import Cast, Conversation
+from svidproof.greeters import Conversation, Greeters
 
 
 @pytest.fixture(scope="session")
@@ -16,9 +16,9 @@ def conversation(greeter: Testbed) -> Conversation:
 
 
 @pytest.fixture(scope="session")
-def cast(conversation: Conversation) -> Cast:
-    """The greeters; from here on two of them talk while other checks are made."""
-    return Cast.of(conversation.testbed)
+def greeters(conversation: Conversation) -> Greeters:
+    """The greeters by their roles; the conversation of two of them has started."""
+    return Greeters.of(conversation.testbed)
 
 
 @pytest.fixture(scope="session")
@@ -30,16 +30,16 @@ def conversation_over(conversation: Conversation, progress: Progress) -> Convers
 
 @pytest.fixture(scope="session")
 def page(conversation: Conversation) -> DemoPage:
-    """The demo page; the greeters talk meanwhile."""
+    """The demo page; the greeters' conversation has started."""
     return DemoPage(conversation.testbed.programs["demo-page"])
 
 
 @pytest.fixture
-def genuine_client_is_answered(cast: Cast) -> Iterator[None]:
-    """Control: the genuine client is answered by the same server, just before and just after."""
+def genuine_client_is_answered(greeters: Greeters) -> Iterator[None]:
+    """Control: the same server answers the genuine client just before and just after."""
 
     def control() -> None:
-        hello = cast.client.hello("server", "Control")
+        hello = greeters.client.hello("server", "Control")
         assert hello.message, f"the genuine client got {hello}"
 
     control()
