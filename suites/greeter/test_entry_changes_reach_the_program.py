@@ -5,7 +5,6 @@ only read the records.
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -42,14 +41,12 @@ class Created:
     """The newcomer's entry was created.
 
     Attributes:
-        entry_id: the entry's ID.
         since: just before the entry was created.
         before: what the program held until then.
         after: what it held once it had its SVID.
         hello: its first call.
     """
 
-    entry_id: str
     since: Moment
     before: IdentitySnapshot
     after: IdentitySnapshot
@@ -61,7 +58,6 @@ class Changed:
     """The newcomer's entry got another DNS name and TTL.
 
     Attributes:
-        entry_id: the entry's ID.
         since: just before the change.
         before: what the program held until then.
         after: what it held when the change had arrived, or was overdue.
@@ -69,7 +65,6 @@ class Changed:
         shortfall: what had not arrived; empty if all had.
     """
 
-    entry_id: str
     since: Moment
     before: IdentitySnapshot
     after: IdentitySnapshot
@@ -114,85 +109,51 @@ class Deleted:
         return self.held.until + timedelta(seconds=TRUNCATION)
 
 
+@dataclass(frozen=True)
+class Newcomer:
+    """A program that started without an entry, and the record of its entry's life.
+
+    Attributes:
+        testbed: the testbed that it runs in.
+        spiffe_id: its SPIFFE ID.
+        created: the record of the entry's creation.
+        changed: the record of the entry's change.
+        deleted: the record of the entry's deletion.
+    """
+
+    testbed: Testbed
+    spiffe_id: str
+    created: Created
+    changed: Changed
+    deleted: Deleted
+
+
 @pytest.fixture(scope="module")
-def created(greeter: Testbed, greeters: Greeters) -> Iterator[Created]:
-    """The newcomer is denied for some time; then its entry is created."""
-    newcomer = greeters.newcomer
+def newcomer(greeter: Testbed) -> Newcomer:
+    """The newcomer is denied for some time; then its entry is created, changed and deleted."""
+    greeters = Greeters.of(greeter)
+    program = greeters.newcomer
 
     def denied() -> IdentitySnapshot:
-        snapshot = newcomer.identity()
+        snapshot = program.identity()
         outcomes = [attempt.outcome for attempt in snapshot.attempts]
         assert len(outcomes) >= ENOUGH, f"it has asked {len(outcomes)} times: {outcomes}"
         return snapshot
 
     before = eventually(denied, budgets.PROGRAM_READY, alive=greeter.assert_alive)
     since = Moment.now()
-    with greeter.registered("newcomer", newcomer.program.selectors) as entry_id:
-        after = _await_svid(newcomer)
-        yield Created(entry_id, since, before, after, newcomer.hello("server", "Nan"))
-
-
-@pytest.fixture(scope="module")
-def changed(greeter: Testbed, greeters: Greeters, created: Created) -> Changed:
-    """The entry gets another DNS name and TTL."""
-    newcomer = greeters.newcomer
-    budget = Budget("a changed entry reaches its program", propagation(greeter))
-    before, since = newcomer.identity(), Moment.now()
-
-    def arrived() -> None:
-        snapshot = newcomer.identity()
-        names = snapshot.svid["dns_names"]
-        assert names == [OTHER_NAME], f"DNS names {names}"
-        lifetime = snapshot.lifetime - BACKDATING
-        assert abs(lifetime - OTHER_TTL) <= TRUNCATION, f"it lives for {lifetime:.0f} s"
-
-    greeter.registration.change(created.entry_id, dns_names=[OTHER_NAME], x509_svid_ttl=OTHER_TTL)
-    shortfall = ""
-    try:
-        eventually(arrived, budget, alive=newcomer.program.assert_alive)
-    except Overdue as error:
-        shortfall = str(error)
-    took = Moment.now().at - since.at
-    return Changed(created.entry_id, since, before, newcomer.identity(), took, shortfall)
-
-
-@pytest.fixture(scope="module")
-def deleted(greeter: Testbed, greeters: Greeters, changed: Changed) -> Deleted:
-    """The entry is deleted, and the program goes on calling until it is rejected."""
-    newcomer, refused = greeters.newcomer, len(greeters.server.refused())
-    since = Moment.now()
-
-    def ended() -> None:
-        outcomes = newcomer.identity().since(since)
-        assert DENIED in outcomes, f"its stream goes on: {outcomes[-3:]}"
-
-    greeter.spire.delete_entry(changed.entry_id)
-    open_stream, calls, access = "", list[Call](), ""
-    budget = Budget("a deleted entry ends its program's stream", propagation(greeter))
-    try:
-        eventually(ended, budget, alive=newcomer.program.assert_alive)
-    except Overdue as error:
-        open_stream = str(error)
-    held, took = newcomer.identity(), Moment.now().at - since.at
-    # While its stream is open it may get SVIDs that never let its access end.
-    if not open_stream:
-        access = _call_until_rejected(newcomer, held, calls)
-    return Deleted(
-        held=held,
-        took=took,
-        open_stream=open_stream,
-        calls=tuple(calls),
-        access=access,
-        refusals=tuple(greeters.server.refused()[refused:]),
-        last=newcomer.identity(),
-        answer=fetch_x509(newcomer.program.workload_api()),
-        control=greeters.client.hello("server", "Control"),
-    )
+    with greeter.registered("newcomer", program.program.selectors) as entry_id:
+        after = _await_svid(program)
+        created = Created(since, before, after, program.hello("server", "Nan"))
+        changed = _change(greeter, program, entry_id)
+        deleted = _delete(greeter, greeters, entry_id)
+    return Newcomer(greeter, program.spiffe_id, created, changed, deleted)
 
 
 @requirement("GREETER-5")
-def test_program_retries_until_its_entry_exists(created: Created) -> None:
+def test_program_retries_until_its_entry_exists(newcomer: Newcomer) -> None:
     """A program without an entry is denied, and retries with growing pauses."""
+    created = newcomer.created
     attempts = created.before.attempts
 
     assert not created.before.svids, "it had an SVID before it had an entry"
@@ -206,15 +167,14 @@ def test_program_retries_until_its_entry_exists(created: Created) -> None:
 
 
 @requirement("GREETER-5")
-def test_created_entry_reaches_the_program(
-    greeter: Testbed, greeters: Greeters, created: Created, measure: Measure, saw: Saw
-) -> None:
+def test_created_entry_reaches_the_program(newcomer: Newcomer, measure: Measure, saw: Saw) -> None:
     """The program gets its SVID within a bound after its entry is created, and uses it."""
+    created = newcomer.created
     ids = [svid["spiffe_id"] for svid in created.after.svids]
-    assert ids == [greeters.newcomer.spiffe_id], f"it got SVIDs of {ids}"
+    assert ids == [newcomer.spiffe_id], f"it got SVIDs of {ids}"
     first = Row(a for a in created.after.attempts if a.outcome == "OK")[0]
     took = (first.at - created.since.wall).total_seconds()
-    longest = propagation(greeter) + LONGEST_PAUSE
+    longest = propagation(newcomer.testbed) + LONGEST_PAUSE
     measure("from an entry to the SVID of a program that waits for it", round(took, 2), "s")
     assert took <= longest, f"{took:.1f} s after its entry was made, not {longest:.1f} s"
     assert created.hello.message, f"with its SVID it got {created.hello}"
@@ -223,9 +183,10 @@ def test_created_entry_reaches_the_program(
 
 @requirement("GREETER-6")
 def test_changed_entry_reaches_the_open_stream(
-    changed: Changed, measure: Measure, saw: Saw
+    newcomer: Newcomer, measure: Measure, saw: Saw
 ) -> None:
     """A changed DNS name and TTL of an entry reach the open stream within a bound."""
+    changed = newcomer.changed
     before, after = changed.before, changed.after
     outcomes = after.since(changed.since)
 
@@ -238,15 +199,17 @@ def test_changed_entry_reaches_the_open_stream(
 
 
 @requirement("GREETER-6")
-def test_deleted_entry_ends_the_stream(deleted: Deleted, measure: Measure) -> None:
+def test_deleted_entry_ends_the_stream(newcomer: Newcomer, measure: Measure) -> None:
     """A deleted entry ends the open stream within a bound."""
+    deleted = newcomer.deleted
     assert not deleted.open_stream, deleted.open_stream
     measure("from a deleted entry to the end of its stream", round(deleted.took, 2), "s")
 
 
 @requirement("GREETER-6")
-def test_access_lasts_as_long_as_the_last_svid(deleted: Deleted, saw: Saw) -> None:
+def test_access_lasts_as_long_as_the_last_svid(newcomer: Newcomer, saw: Saw) -> None:
     """After the deletion, calls succeed until the last SVID expires, and none succeeds later."""
+    deleted = newcomer.deleted
     assert deleted.answered, f"it was rejected while its SVID was valid; {deleted.open_stream}"
     assert not deleted.access, deleted.access
     late = [c.start.wall for c in deleted.answered if c.start.wall > deleted.end]
@@ -255,8 +218,9 @@ def test_access_lasts_as_long_as_the_last_svid(deleted: Deleted, saw: Saw) -> No
 
 
 @requirement("GREETER-6")
-def test_expired_svid_is_rejected_as_expired(deleted: Deleted, saw: Saw) -> None:
+def test_expired_svid_is_rejected_as_expired(newcomer: Newcomer, saw: Saw) -> None:
     """The server then rejects the program because its SVID has expired, and no other client."""
+    deleted = newcomer.deleted
     assert deleted.refusals, f"the server has rejected no handshake; {deleted.open_stream}"
     reason = deleted.refusals[-1].reason
     assert "expired" in reason, f"the server rejected it because: {reason}"
@@ -265,27 +229,83 @@ def test_expired_svid_is_rejected_as_expired(deleted: Deleted, saw: Saw) -> None
 
 
 @requirement("GREETER-6")
-def test_deleted_entry_gets_no_new_svid(deleted: Deleted) -> None:
+def test_deleted_entry_gets_no_new_svid(newcomer: Newcomer) -> None:
     """After the deletion the program gets no SVID: the Workload API denies it."""
+    deleted = newcomer.deleted
     serials = deleted.held.svid["serial"], deleted.last.svid["serial"]
     assert serials[0] == serials[1], f"it got another SVID: {serials[1]} after {serials[0]}"
     denied = deleted.answer.code is grpc.StatusCode.PERMISSION_DENIED
     assert denied, f"expected PermissionDenied: {deleted.answer}"
 
 
-def _await_svid(newcomer: Greeter) -> IdentitySnapshot:
+def _await_svid(program: Greeter) -> IdentitySnapshot:
     """Wait until the program holds an SVID; raises Overdue."""
 
     def held() -> IdentitySnapshot:
-        now = newcomer.identity()
+        now = program.identity()
         ids = [svid["spiffe_id"] for svid in now.svids]
-        assert newcomer.spiffe_id in ids, f"it is {ids or now.attempts[-1].outcome}"
+        assert program.spiffe_id in ids, f"it is {ids or now.attempts[-1].outcome}"
         return now
 
-    return eventually(held, budgets.REGISTRATION, alive=newcomer.program.assert_alive)
+    return eventually(held, budgets.REGISTRATION, alive=program.program.assert_alive)
 
 
-def _call_until_rejected(newcomer: Greeter, held: IdentitySnapshot, calls: list[Call]) -> str:
+def _change(testbed: Testbed, program: Greeter, entry_id: str) -> Changed:
+    """Give the entry another DNS name and TTL, and wait until the program has both."""
+    budget = Budget("a changed entry reaches its program", propagation(testbed))
+    before, since = program.identity(), Moment.now()
+
+    def arrived() -> None:
+        snapshot = program.identity()
+        names = snapshot.svid["dns_names"]
+        assert names == [OTHER_NAME], f"DNS names {names}"
+        lifetime = snapshot.lifetime - BACKDATING
+        assert abs(lifetime - OTHER_TTL) <= TRUNCATION, f"it lives for {lifetime:.0f} s"
+
+    testbed.registration.change(entry_id, dns_names=[OTHER_NAME], x509_svid_ttl=OTHER_TTL)
+    shortfall = ""
+    try:
+        eventually(arrived, budget, alive=program.program.assert_alive)
+    except Overdue as error:
+        shortfall = str(error)
+    took = Moment.now().at - since.at
+    return Changed(since, before, program.identity(), took, shortfall)
+
+
+def _delete(testbed: Testbed, greeters: Greeters, entry_id: str) -> Deleted:
+    """Delete the entry, and have the program call until it is rejected."""
+    program, refused = greeters.newcomer, len(greeters.server.refused())
+    budget = Budget("a deleted entry ends its program's stream", propagation(testbed))
+    since = Moment.now()
+
+    def ended() -> None:
+        outcomes = program.identity().since(since)
+        assert DENIED in outcomes, f"its stream goes on: {outcomes[-3:]}"
+
+    testbed.spire.delete_entry(entry_id)
+    open_stream, calls, access = "", list[Call](), ""
+    try:
+        eventually(ended, budget, alive=program.program.assert_alive)
+    except Overdue as error:
+        open_stream = str(error)
+    held, took = program.identity(), Moment.now().at - since.at
+    # While its stream is open it may get SVIDs that never let its access end.
+    if not open_stream:
+        access = _call_until_rejected(program, held, calls)
+    return Deleted(
+        held=held,
+        took=took,
+        open_stream=open_stream,
+        calls=tuple(calls),
+        access=access,
+        refusals=tuple(greeters.server.refused()[refused:]),
+        last=program.identity(),
+        answer=fetch_x509(program.program.workload_api()),
+        control=greeters.client.hello("server", "Control"),
+    )
+
+
+def _call_until_rejected(program: Greeter, held: IdentitySnapshot, calls: list[Call]) -> str:
     """Have the program call until it is rejected, at most until shortly after its SVID expires.
 
     Returns:
@@ -296,12 +316,12 @@ def _call_until_rejected(newcomer: Greeter, held: IdentitySnapshot, calls: list[
 
     def rejected() -> None:
         start = Moment.now()
-        hello = newcomer.hello("server", "Nan")
+        hello = program.hello("server", "Nan")
         calls.append(Call(start, hello, Moment.now()))
         assert hello.refused, f"it got {hello}"
 
     try:
-        eventually(rejected, budget, alive=newcomer.program.assert_alive)
+        eventually(rejected, budget, alive=program.program.assert_alive)
     except Overdue as error:
         return str(error)
     return ""

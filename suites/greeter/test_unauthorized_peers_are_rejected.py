@@ -33,7 +33,7 @@ def assert_rejected(
 ) -> tuple[LogRecord, LogRecord]:
     """Assert that a handshake failed; return the log records of client and server about it."""
     if hello.message:
-        raise Accepted(f"expected a refusal in the handshake, got {hello}")
+        raise Accepted(f"expected a rejection in the handshake, got {hello}")
     assert len(hello.refused) == 1, f"expected one refused handshake: {hello}"
     calls = [row for row in server.asked() if row[0] == client.spiffe_id and row[1] == "Eve"]
     assert not calls, f"the call reached {server.program.name}"

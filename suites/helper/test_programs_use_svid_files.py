@@ -92,7 +92,7 @@ def test_client_without_certificate_is_rejected(manifest: Testbed) -> None:
 
         after = eventually(lambda: _seen(server, before), budgets.REFUSAL_SEEN)
     if exchange.status is not None:
-        raise Accepted(f"expected a refusal in the handshake, got {exchange}")
+        raise Accepted(f"expected a rejection in the handshake, got {exchange}")
     assert exchange.alert is Alert.CERTIFICATE_REQUIRED, f"got {exchange}"
     assert [status for *_, status in after] == [None], f"the server recorded {after}"
     assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in after[0][1], f"the server logged {after[0][1]}"
