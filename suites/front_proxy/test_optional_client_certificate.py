@@ -16,7 +16,7 @@ UNTRUSTED = [Flaw.SELF_SIGNED, Flaw.OTHER_CA, Flaw.OTHER_TRUST_DOMAIN]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_client_without_certificate_is_let_in(front_proxy: Testbed, version: Version) -> None:
+def test_client_without_certificate_is_accepted(front_proxy: Testbed, version: Version) -> None:
     """A client without a certificate completes the handshake and gets the backend's 403."""
     exchange = front_proxy.outside.get(
         "proxy", port=_port(front_proxy), credential=None, versions=(version, version)

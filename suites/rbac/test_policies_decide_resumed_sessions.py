@@ -42,7 +42,7 @@ PRINCIPALS = [
 ]
 # The same decision by two policies: the first frontend is allowed, the second is denied.
 RULES = ["allow", "deny"]
-CLIENTS = [pytest.param(FRONTEND, 200, id="let-in"), pytest.param(OTHER, 403, id="refused")]
+CLIENTS = [pytest.param(FRONTEND, 200, id="allowed"), pytest.param(OTHER, 403, id="denied")]
 # TLS 1.2 and 1.3 resume sessions in different ways.
 SESSIONS = [
     pytest.param(Session("inbound", Version.TLS1_3, 1, resumed=False), id="full"),
