@@ -1,4 +1,4 @@
-"""What checks at the edge have in common: silence, controls, and the window of an ending."""
+"""Controls of the ingress proxy's checks, and the record of a deleted client."""
 
 from collections.abc import Iterator
 
@@ -10,22 +10,19 @@ from svidproof.watch.ending import Ending, observe_ending
 
 
 @pytest.fixture
-def quiet(front_proxy: Testbed) -> Iterator[None]:
-    """The watch sends nothing, so that counters move only for what the check does."""
+def quiet(front_proxy: Testbed) -> Iterator[Testbed]:
+    """The testbed without the watch's requests, so that only the check moves counters."""
     with front_proxy.quiet():
-        yield
+        yield front_proxy
 
 
 @pytest.fixture
-def genuine_client_is_accepted(
-    front_proxy: Testbed,
-    quiet: None,  # noqa: ARG001  it is the order
-) -> Iterator[None]:
-    """Control: a client with nothing wrong is answered by the backend just before and after."""
+def genuine_client_is_accepted(quiet: Testbed) -> Iterator[None]:
+    """Control: the backend answers a client without a flaw just before and just after."""
 
     def control() -> None:
-        credential = front_proxy.genuine_client()
-        assert_echoed(front_proxy.outside.get("proxy", credential=credential))
+        credential = quiet.genuine_client()
+        assert_echoed(quiet.outside.get("proxy", credential=credential))
 
     control()
     yield
@@ -33,14 +30,11 @@ def genuine_client_is_accepted(
 
 
 @pytest.fixture
-def proxy_reaches_the_backend(
-    front_proxy: Testbed,
-    quiet: None,  # noqa: ARG001  it is the order
-) -> Iterator[None]:
-    """Control: the backend's sidecar answers the proxy just before and after, if only with 403."""
+def proxy_reaches_the_backend(quiet: Testbed) -> Iterator[None]:
+    """Control: the backend's sidecar answers the proxy with 403 just before and just after."""
 
     def control() -> None:
-        assert_forbidden(front_proxy.workload("proxy").envoy.request("backend"))
+        assert_forbidden(quiet.workload("proxy").envoy.request("backend"))
 
     control()
     yield

@@ -1,4 +1,4 @@
-"""Greeters, what they go on saying to each other, and the control of refusals."""
+"""The greeters, a background conversation between two of them, and a control of refusals."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from svidproof import Progress, Testbed, experiment
 from svidproof.demo_page import DemoPage
-from svidproof.greeters import Cast, Conversation
+from svidproof.greeters import Conversation, Greeters
 
 
 @experiment("greeter", seconds=20)
@@ -18,9 +18,9 @@ def conversation_over(testbed: Testbed, progress: Progress) -> Conversation:
 
 
 @pytest.fixture(scope="session")
-def cast(greeter: Testbed) -> Cast:
-    """The greeters."""
-    return Cast.of(greeter)
+def greeters(greeter: Testbed) -> Greeters:
+    """The greeters by their roles."""
+    return Greeters.of(greeter)
 
 
 @pytest.fixture(scope="session")
@@ -30,11 +30,11 @@ def page(greeter: Testbed) -> DemoPage:
 
 
 @pytest.fixture
-def genuine_client_is_answered(cast: Cast) -> Iterator[None]:
-    """Control: the genuine client is answered by the same server, just before and just after."""
+def genuine_client_is_answered(greeters: Greeters) -> Iterator[None]:
+    """Control: the same server answers the genuine client just before and just after."""
 
     def control() -> None:
-        hello = cast.client.hello("server", "Control")
+        hello = greeters.client.hello("server", "Control")
         assert hello.message, f"the genuine client got {hello}"
 
     control()

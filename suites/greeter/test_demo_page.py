@@ -1,4 +1,4 @@
-"""The demo page, as sent over HTTP, shows exactly the content of the Workload API."""
+"""The demo page, as served over HTTP, shows exactly the content of the Workload API."""
 
 import base64
 
@@ -36,22 +36,22 @@ SENT = [
 ]
 
 
-def given(page: DemoPage) -> tuple[X509Svid, ...]:
-    """What the Workload API gives the page's process now."""
+def delivered(page: DemoPage) -> tuple[X509Svid, ...]:
+    """Return the SVIDs that the Workload API delivers to the page's process now."""
     answer = fetch_x509(page.program.workload_api())
-    assert answer.svids, f"nothing was given: {answer}"
+    assert answer.svids, f"no SVID was delivered: {answer}"
     return answer.svids
 
 
 @pytest.mark.usefixtures("greeter")
 @requirement("GREETER-8")
-def test_page_shows_exactly_what_was_given(page: DemoPage, saw: Saw) -> None:
+def test_page_shows_exactly_what_was_delivered(page: DemoPage, saw: Saw) -> None:
     """The page shows every SVID of the Workload API with ID, serial, validity and fingerprint."""
 
     def compared() -> Shown:
-        shown, svids = page.shown(), given(page)
+        shown, svids = page.shown(), delivered(page)
         wrong = differences(shown.of("svid"), [of_svid(svid) for svid in svids])
-        assert not wrong, f"the page is not the Workload API's: {wrong}"
+        assert not wrong, f"the page differs from the Workload API: {wrong}"
         return shown
 
     shown = eventually(compared, budgets.PAGE)
@@ -70,7 +70,7 @@ def test_page_shows_the_servers_bundle(greeter: Testbed, page: DemoPage, saw: Sa
         domains = [fields["trust_domain"] for fields in shown.of("bundle")]
         assert domains == [greeter.scenario.trust_domain], f"bundles of {domains} are shown"
         wrong = differences(shown.of("authority"), authorities)
-        assert not wrong, f"the page is not the server's: {wrong}"
+        assert not wrong, f"the page differs from the server's bundle: {wrong}"
         shown_keys = [fields["id"] for fields in shown.of("key")]
         assert shown_keys == keys, f"keys {shown_keys} are shown, the server has {keys}"
         return shown
@@ -81,7 +81,7 @@ def test_page_shows_the_servers_bundle(greeter: Testbed, page: DemoPage, saw: Sa
 
 
 @requirement("GREETER-8")
-def test_page_is_pushed_what_was_renewed(greeter: Testbed, page: DemoPage, saw: Saw) -> None:
+def test_renewed_svid_is_pushed_to_the_page(greeter: Testbed, page: DemoPage, saw: Saw) -> None:
     """An open page receives a renewed SVID immediately."""
     ttl, sync = greeter.scenario.svid_ttl, greeter.settings.timing.sync_s
     budget = Budget("the page is pushed a renewed SVID", Period.of(ttl, sync).longest(ttl) + 5.0)
@@ -92,47 +92,47 @@ def test_page_is_pushed_what_was_renewed(greeter: Testbed, page: DemoPage, saw: 
         if shown.serials != first:
             break
 
-    def delivered() -> float:
+    def arrived() -> float:
         sightings = greeter.watch.timeline.sightings(Source.WORKLOAD_API, "demo-page")
         at = [s.first.at for s in sightings if f"{s.serial:x}" == shown.serials[0]]
-        assert at, f"the Workload API has not given {shown.serials[0]}"
+        assert at, f"the Workload API has not delivered {shown.serials[0]}"
         return at[0]
 
-    lag = shown.at.at - eventually(delivered, budgets.PAGE)
-    assert lag <= AT_ONCE, f"{lag:.1f} s after the Workload API had given it"
-    wrong = differences(shown.of("svid"), [of_svid(svid) for svid in given(page)])
-    assert not wrong, f"what was pushed is not the Workload API's: {wrong}"
-    saw(f"{first[0]} became {shown.serials[0]}, {max(lag, 0) * 1000:.0f} ms after it was given")
+    lag = shown.at.at - eventually(arrived, budgets.PAGE)
+    assert lag <= AT_ONCE, f"it was pushed {lag:.1f} s after the Workload API delivered it"
+    wrong = differences(shown.of("svid"), [of_svid(svid) for svid in delivered(page)])
+    assert not wrong, f"the pushed page differs from the Workload API: {wrong}"
+    saw(f"{first[0]} became {shown.serials[0]}, {max(lag, 0) * 1000:.0f} ms after its delivery")
 
 
 @pytest.mark.usefixtures("greeter")
 @requirement("GREETER-8")
-def test_page_is_for_its_own_names_only(page: DemoPage) -> None:
+def test_page_is_served_under_its_own_names_only(page: DemoPage) -> None:
     """The page does not answer requests for a foreign host name."""
     status = page.get_as("elsewhere.example")
 
-    assert page.get(), "the page is not there"
+    assert page.get(), "the page does not answer"
     assert status == 400, f"HTTP {status}"
 
 
 @requirement("GREETER-8")
 @needs(Capability.OWN_SPIRE)
-def test_nothing_sent_holds_a_key(page: DemoPage) -> None:
+def test_no_response_contains_a_key(page: DemoPage) -> None:
     """No response of the page contains a private key or a usable token."""
 
     def collected() -> tuple[str, list[X509Svid]]:
-        before = given(page)
+        before = delivered(page)
         sent = "".join(page.get(path) for path in SENT)
-        after = given(page)
+        after = delivered(page)
         if before[0].chain[0] != after[0].chain[0]:
-            raise NotYet("the SVID was renewed meanwhile")
+            raise NotYet("the SVID was renewed during the requests")
         return sent, list(after)
 
     sent, svids = eventually(collected, budgets.PAGE)
     answer = workload_jwt.fetch(page.program.workload_api(), [AUDIENCE])
     _, token = only(answer.svids, "JWT-SVID")
 
-    assert svids[0].spiffe_id in sent, "what was sent is not the page"
+    assert svids[0].spiffe_id in sent, "the response is not the page"
     assert "PRIVATE KEY" not in sent, "a private key was sent"
     for secret in [form for svid in svids for form in forms(svid.key_der)]:
         assert secret.lower() not in sent.lower(), "a private key was sent"
@@ -140,7 +140,7 @@ def test_nothing_sent_holds_a_key(page: DemoPage) -> None:
 
 
 def forms(key_der: bytes) -> list[str]:
-    """A private key as text might hold it: its encoding, and the secret number in it."""
+    """Return the forms in which text could contain a private key: its DER and its secret number."""
     with reading("a private key"):
         key = serialization.load_der_private_key(key_der, password=None)
     raw = [key_der]

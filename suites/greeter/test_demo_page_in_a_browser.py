@@ -23,38 +23,38 @@ PHONE = {"width": 360, "height": 740}
 
 
 @pytest.fixture(scope="module")
-def complaints() -> list[str]:
-    """What the browser complains of, and where else the page wanted to go."""
+def errors() -> list[str]:
+    """Errors that the browser reports, and requests of the page to other places."""
     return []
 
 
 @pytest.fixture(scope="module")
-def opened(page: DemoPage, complaints: list[str]) -> Iterator[Page]:
-    """The page, open in a browser, never loaded again."""
+def opened(page: DemoPage, errors: list[str]) -> Iterator[Page]:
+    """The page in a browser, loaded once."""
     with launched() as browser:
         tab = browser.new_page(viewport=PHONE)  # type: ignore[arg-type]
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.on(
             "console",
-            lambda said: complaints.append(said.text) if said.type == "error" else None,
+            lambda entry: errors.append(entry.text) if entry.type == "error" else None,
         )
         tab.on(
             "request",
             lambda request: (
                 None
                 if request.url.startswith(page.url)
-                else complaints.append(f"asked for {request.url}")
+                else errors.append(f"requested {request.url}")
             ),
         )
         tab.goto(page.url)
-        tab.evaluate("window.neverLoadedAgain = true")
+        tab.evaluate("window.loadedOnce = true")
         yield tab
 
 
 @pytest.mark.usefixtures("greeter")
 @requirement("GREETER-9")
 def test_browser_follows_a_rotation(
-    page: DemoPage, greeter: Testbed, opened: Page, complaints: list[str], saw: Saw
+    page: DemoPage, greeter: Testbed, opened: Page, errors: list[str], saw: Saw
 ) -> None:
     """A browser shows the Workload API's content, and a renewed SVID without a reload."""
     ttl, sync = greeter.scenario.svid_ttl, greeter.settings.timing.sync_s
@@ -64,7 +64,7 @@ def test_browser_follows_a_rotation(
         answer = fetch_x509(page.program.workload_api())
         shown = Shown.read(opened.content())
         wrong = differences(shown.of("svid"), [of_svid(svid) for svid in answer.svids])
-        assert not wrong, f"the browser does not show what was given: {wrong}"
+        assert not wrong, f"the browser differs from the Workload API: {wrong}"
         return shown
 
     first = eventually(compared, budgets.PAGE).serials
@@ -76,16 +76,16 @@ def test_browser_follows_a_rotation(
 
     last = eventually(renewed, budget).serials
 
-    assert opened.evaluate("window.neverLoadedAgain"), "the page was loaded again"
-    assert not complaints, complaints[0]
-    assert "Renewed" in opened.inner_text("[role=status]"), "the page does not say so in words"
+    assert opened.evaluate("window.loadedOnce"), "the page was reloaded"
+    assert not errors, errors[0]
+    assert "Renewed" in opened.inner_text("[role=status]"), "the page does not announce the renewal"
     saw(f"{first[0]} became {last[0]} without a reload")
 
 
 @pytest.mark.usefixtures("greeter")
 @requirement("GREETER-9")
-def test_browser_shows_a_token_for_what_is_typed(
-    page: DemoPage, opened: Page, complaints: list[str]
+def test_browser_shows_a_token_for_the_typed_audience(
+    page: DemoPage, opened: Page, errors: list[str]
 ) -> None:
     """Typing an audience on a phone shows the JWT-SVID for it, and no text is cut off."""
     opened.fill("#audience", "typed.example")
@@ -102,5 +102,5 @@ def test_browser_shows_a_token_for_what_is_typed(
     assert fields["sub"] == page.program.spiffe_id, f"of {fields['sub']}"
     width = opened.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"], f"the page is {width} pixels wide"
-    assert opened.evaluate("window.neverLoadedAgain"), "the page was loaded again"
-    assert not complaints, complaints[0]
+    assert opened.evaluate("window.loadedOnce"), "the page was reloaded"
+    assert not errors, errors[0]

@@ -1,8 +1,10 @@
-"""Recovery from a crash of a program and of a spiffe-helper by the next renewal.
+"""A crashed program and a crashed spiffe-helper run again by the next renewal.
 
-spiffe-helper is no supervisor: a program that has ended is started again by the next renewal, and
-spiffe-helper itself by whatever looks after it, which ends what is left of it first.
+spiffe-helper is no supervisor: it restarts a program that has exited at the next renewal. Something
+else must restart spiffe-helper itself, and end its orphaned program first.
 """
+
+import http
 
 from svidproof import Capability, Measure, needs, requirement
 from svidproof.components.helper import BEGUN
@@ -14,15 +16,15 @@ START = 4.0  # seconds that a program may take to start on a busy machine
 
 
 @requirement("HELPER-5")
-def test_program_is_back_by_the_next_renewal(crashes: Recovery, measure: Measure) -> None:
+def test_program_runs_again_by_the_next_renewal(crashes: Recovery, measure: Measure) -> None:
     """A killed program runs again, as a new process, by the next renewal of its files."""
     first = crashes.renewals(CLIENT)[0]
 
-    assert CLIENT in crashes.back, f"it is not back; {crashes.late}"
+    assert CLIENT in crashes.back, f"the program is not back; {crashes.late}"
     late = crashes.back[CLIENT].at - first.first.at
     measure("from renewal to the program's recovery", late, "s")
-    assert late <= START, f"it was back {late:.2f} s after the renewal; {crashes.late}"
-    began = crashes.state(CLIENT).first
+    assert late <= START, f"the program was back {late:.2f} s after the renewal; {crashes.late}"
+    loaded = crashes.state(CLIENT).first
     # It may be back sooner, with the files before that renewal. On a busy machine the files may be
     # renewed once more before it reads them.
     files = crashes.testbed.watch.timeline.sightings(Source.FILES, CLIENT)
@@ -30,7 +32,7 @@ def test_program_is_back_by_the_next_renewal(crashes: Recovery, measure: Measure
     before = [s for s in files if s.first.at < first.first.at][-1:]
     since = [s for s in files if first.first.at <= s.first.at and s.first.at - s.delay <= back]
     held = [sha256(sighting) for sighting in (*before, *since)]
-    assert began in held, f"it began with none of the {len(held)} SVIDs in its files until then"
+    assert loaded in held, f"it loaded none of the {len(held)} SVIDs in its files until then"
     _assert_new_process(crashes, CLIENT)
 
 
@@ -43,7 +45,7 @@ def test_program_is_started_once(crashes: Recovery) -> None:
     lines = [record.message for record in crashes.testbed.logs(component, crashes.gone)]
 
     started = {begun[1] for line in lines if (begun := BEGUN.search(line))}
-    assert started == {pid}, f"process {pid} is in its place; {len(started)} were started"
+    assert started == {pid}, f"process {pid} replaces it, and {len(started)} were started"
 
 
 @requirement("HELPER-5")
@@ -54,7 +56,7 @@ def test_recovered_program_is_signalled(crashes: Recovery) -> None:
 
 @requirement("HELPER-6")
 @needs(Capability.KILL)
-def test_new_helper_has_a_program_of_its_own(crashes: Recovery, measure: Measure) -> None:
+def test_restarted_helper_starts_its_program(crashes: Recovery, measure: Measure) -> None:
     """A spiffe-helper that was killed and restarted starts its program again."""
     assert SERVER in crashes.back, f"its program is not back; {crashes.late}"
     measure(
@@ -66,14 +68,14 @@ def test_new_helper_has_a_program_of_its_own(crashes: Recovery, measure: Measure
 
 @requirement("HELPER-6")
 @needs(Capability.KILL)
-def test_new_helper_goes_on(crashes: Recovery) -> None:
+def test_restarted_helper_renews_and_signals(crashes: Recovery) -> None:
     """The restarted spiffe-helper renews the files, and signals its program each time."""
     crashes.assert_signalled(SERVER)
 
 
 @requirement("HELPER-5", "HELPER-6")
 @needs(Capability.KILL)
-def test_all_requests_are_answered_again(crashes: Recovery) -> None:
+def test_requests_succeed_after_the_recovery(crashes: Recovery) -> None:
     """Every request succeeds once both programs run again."""
     missing = {SERVER, CLIENT} - crashes.back.keys()
     assert not missing, f"{', '.join(missing)}: not back; {crashes.late}"
@@ -81,12 +83,13 @@ def test_all_requests_are_answered_again(crashes: Recovery) -> None:
 
     requests = crashes.requests(CLIENT, since=back)
 
-    failed = [r for r in requests if r.status != 200]
+    failed = [r for r in requests if r.status != http.HTTPStatus.OK]
     assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
 
 
 def _assert_new_process(crashes: Recovery, name: str) -> None:
     before, after = crashes.before[name], crashes.state(name)
-    assert after.pid != before.pid, f"process {before.pid} is still there: it has not crashed"
-    begun, gone = after.begun, crashes.gone.wall.timestamp()
-    assert begun >= gone, f"process {after.pid} had begun {gone - begun:.2f} s before the crash"
+    assert after.pid != before.pid, f"process {before.pid} still runs: it did not crash"
+    started, crash = after.begun, crashes.gone.wall.timestamp()
+    early = crash - started
+    assert started >= crash, f"process {after.pid} started {early:.2f} s before the crash"

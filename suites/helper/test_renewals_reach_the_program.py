@@ -1,8 +1,9 @@
 """Each renewal replaces the files and signals the program, which presents the new SVID.
 
-All of this is asked of one window of five renewals of both sides.
+All checks read one window with five renewals on each side.
 """
 
+import http
 import itertools
 import statistics
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from svidproof.watch.timeline import Sighting, Source, key_hash, spiffe_ids
 
 pytestmark = requirement("HELPER-2")
 CLIENT = "manifest-client"
-RATE = 10.0  # requests a second that the watch has the client send
-ENOUGH = 0.3  # of them: a busy machine delays some
+RATE = 10.0  # requests a second that the watch makes the client send
+ENOUGH = 0.3  # of these requests: a busy machine delays some
 each_side = pytest.mark.parametrize("name", ["manifest-server", CLIENT])
 
 
@@ -32,8 +33,8 @@ def test_files_are_replaced(renewals: Renewals, name: str) -> None:
     assert len({key_hash(leaf) for leaf in leaves}) == len(leaves), "a key was used again"
     for before, after in itertools.pairwise(found):
         assert after.not_after > before.not_after, (
-            f"{name}: {after.serial:x} ends at {after.not_after:%X}, "
-            f"{before.serial:x} before it at {before.not_after:%X}"
+            f"{name}: {after.serial:x} expires at {after.not_after:%X}, "
+            f"the SVID before it, {before.serial:x}, at {before.not_after:%X}"
         )
     ids = {uri for leaf in leaves for uri in spiffe_ids(leaf)}
     assert ids == {renewals.testbed.scenario.spiffe_id(name)}, f"{name}'s files hold {sorted(ids)}"
@@ -41,7 +42,9 @@ def test_files_are_replaced(renewals: Renewals, name: str) -> None:
 
 @needs(Capability.SPIRE_LOGS)
 @each_side
-def test_every_svid_comes_to_the_files(renewals: Renewals, name: str, measure: Measure) -> None:
+def test_every_signed_svid_reaches_the_files(
+    renewals: Renewals, name: str, measure: Measure
+) -> None:
     """Each SVID that the server signs for a workload reaches its files within a bound."""
     testbed, first = renewals.testbed, renewals.files(name)[0]
     own, shown = testbed.scenario.spiffe_id(name), _first_seen(renewals, Source.FILES, name)
@@ -60,14 +63,14 @@ def test_every_svid_comes_to_the_files(renewals: Renewals, name: str, measure: M
     assert len(signed) >= WANTED, f"{name}: the server signed {len(signed)} times"
     lags = []
     for serial, wall in signed.items():
-        assert serial in shown, f"{name}: {serial:x}, signed at {wall:%X}, never was in its files"
+        assert serial in shown, f"{name}: {serial:x}, signed at {wall:%X}, never reached its files"
         first = shown[serial]
         lag = (first.first.wall - wall).total_seconds()
         since = first.first.at - lag
         lags.append(renewals.timeline.attention.lag(since, first.first.at, first.delay, bound=LAG))
     measure(f"from signature to file, {name}", statistics.median(lags), "s")
     assert max(lags) <= LAG, (
-        f"{name}: an SVID came to its files {max(lags):.2f} s after it was made"
+        f"{name}: an SVID reached its files {max(lags):.2f} s after it was signed"
     )
 
 
@@ -80,7 +83,7 @@ def test_program_is_signalled_once_each_time(renewals: Renewals, name: str) -> N
 
     assert not [r for r in reloads if r.error], f"{name} could not load {_errors(renewals, name)}"
     loaded = [r.certificate for r in reloads]
-    # The window begins with what was there, and may end just before another renewal.
+    # The window starts with the SVID of that moment, and may end just before another renewal.
     begin = loaded.index(first) + 1 if first in loaded else 0
     end = len(loaded) - loaded[::-1].index(later[-1]) if later[-1] in loaded else len(loaded)
     assert loaded[begin:end] == later, (
@@ -120,7 +123,7 @@ def test_program_presents_each_renewal(renewals: Renewals, name: str, measure: M
 
 
 @each_side
-def test_nothing_old_is_presented(renewals: Renewals, name: str) -> None:
+def test_previous_svid_is_not_presented(renewals: Renewals, name: str) -> None:
     """No peer sees the previous certificate soon after a renewal."""
     presented = _first_seen(renewals, Source.WIRE, name)
 
@@ -147,7 +150,7 @@ def test_no_request_fails(renewals: Renewals, measure: Measure) -> None:
     """Every request of the client succeeds while both sides are renewed."""
     requests = [r for r in renewals.timeline.requests(CLIENT) if r.sent.at <= renewals.end.at]
     assert requests, "the client sent no request"
-    failed = [r for r in requests if r.status != 200]
+    failed = [r for r in requests if r.status != http.HTTPStatus.OK]
 
     assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
     rate = len(requests) / (renewals.end.at - requests[0].sent.at)

@@ -36,25 +36,27 @@ GREETER = "greeter"
 TTL = 12  # seconds
 RECONCILES = 3
 ELSEWHERE = "spiffe://{{ .TrustDomain }}/elsewhere/{{ .PodSpec.ServiceAccountName }}"
-LOOKED = Budget(f"{RECONCILES} looks of the controller manager", 10 * RECONCILES * GC_INTERVAL_S)
-A_WHILE = Budget("stays refused", 2 * GC_INTERVAL_S, 0.2)
-# Who comes asks before it has an entry; who has lost its own may be renewed at that moment.
+RECONCILIATIONS = Budget(
+    f"{RECONCILES} reconciliations of the controller manager", 10 * RECONCILES * GC_INTERVAL_S
+)
+STAYS_DENIED = Budget("stays denied", 2 * GC_INTERVAL_S, 0.2)
+# A new pod asks before its entry exists; the SVID of a deleted one may be due for renewal.
 CROSSED = r"No identity issued|[Ee]ntry not found|[Ff]ailed to (sign|fetch|renew)"
-# What is deleted while it is looked over cannot be told how it stands.
+# The status of a ClusterSPIFFEID that is deleted during a reconciliation cannot be updated.
 DELETED = r"Failed to update status"
 
 
 @pytest.fixture(autouse=True)
-def _refusals_are_provoked(api: Testbed) -> Iterator[None]:
+def _expected_errors(api: Testbed) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for component in (api.spire.component, *api.agents):
             stack.enter_context(api.provoking(component, CROSSED))
         stack.enter_context(api.provoking(api.controller.component, DELETED))
         yield
-        # The look that was under way, and the next one, belong to it.
+        # Errors of the current reconciliation and of the next one are expected too.
         end = Moment.now()
         with contextlib.suppress(Overdue):
-            eventually(lambda: _assert_looked(api, end, 1), LOOKED)
+            eventually(lambda: _assert_reconciled(api, end, 1), RECONCILIATIONS)
 
 
 @requirement("CSPIFFEID-1")
@@ -69,12 +71,12 @@ def test_new_pod_is_identified(api: Testbed, measure: Measure) -> None:
             passed = Moment.now().at - begin.at
             entries = _entries(api)
 
-    assert len(entries) == 1, f"there are {len(entries)} entries: {_told(entries)}"
+    assert len(entries) == 1, f"there are {len(entries)} entries: {_described(entries)}"
     _assert_bound(api, entries[0], pod)
     leaf = svid.chain[0]
     lasts = (leaf.not_valid_after_utc - begin.wall).total_seconds()
-    assert 0 < lasts <= TTL + passed + 1, f"its SVID lasts {lasts:.0f} s with a TTL of {TTL} s"
-    measure("a new pod's first SVID by a ClusterSPIFFEID", passed, "s")
+    assert 0 < lasts <= TTL + passed + 1, f"its SVID is valid for {lasts:.0f} s, TTL {TTL} s"
+    measure("from a new pod to its SVID by a ClusterSPIFFEID", passed, "s")
 
 
 @requirement("CSPIFFEID-2")
@@ -93,14 +95,14 @@ def test_changed_template_changes_the_id(api: Testbed, measure: Measure) -> None
 
     assert left == [other], f"the entries are now for {left}"
     assert _serial(after) != _serial(before), "it is the same certificate"
-    measure("a changed template's new ID", passed, "s")
+    measure("from a changed template to an SVID of the new ID", passed, "s")
 
 
 @requirement("CSPIFFEID-3")
-def test_deleted_identity_is_taken_away(api: Testbed, measure: Measure) -> None:
+def test_deleted_cluster_spiffe_id_ends_access(api: Testbed, measure: Measure) -> None:
     """After deletion the entry is removed, the pod is denied, and no SVID is signed for it.
 
-    Then the pod has nothing left that anybody would accept.
+    It is denied until its last SVID has expired.
     """
     own = api.controller.spiffe_id(GREETER)
 
@@ -110,15 +112,15 @@ def test_deleted_identity_is_taken_away(api: Testbed, measure: Measure) -> None:
         ids.delete()
         eventually(lambda: _assert_none(api), budgets.IDENTIFIED)
         pod.await_refusal()
-        over = Moment.now()
-        rest = Budget("until its last SVID has ended", TTL, 0.25)
-        consistently(lambda: _assert_refused_and_unsigned(api, pod, own, over), rest)
+        denied = Moment.now()
+        rest = Budget("until its last SVID has expired", TTL, 0.25)
+        consistently(lambda: _assert_denied_and_unsigned(api, pod, own, denied), rest)
 
-    measure("a deleted ClusterSPIFFEID's refusal", over.at - begin.at, "s")
+    measure("from a deleted ClusterSPIFFEID to the pod's denial", denied.at - begin.at, "s")
 
 
 @requirement("CSPIFFEID-4")
-def test_idle_entries_stay_as_they_are(api: Testbed) -> None:
+def test_entries_stay_the_same_without_changes(api: Testbed) -> None:
     """Without changes, entries stay the same at each reconciliation and streams stay open."""
     own, other = (api.controller.spiffe_id(name) for name in (GREETER, f"{GREETER}-2"))
     ends: list[str] = []
@@ -132,19 +134,19 @@ def test_idle_entries_stay_as_they_are(api: Testbed) -> None:
             pod.await_svid(spiffe_id)
             stack.enter_context(pod.streaming(lambda answer: ends.append(str(answer))))
         before, since = _by_id(api), Moment.now()
-        eventually(lambda: _assert_looked(api, since, RECONCILES), LOOKED)
+        eventually(lambda: _assert_reconciled(api, since, RECONCILES), RECONCILIATIONS)
         after = _by_id(api)
         closed = list(ends)
 
     ids = sorted(map(_id, before.values()))
-    assert ids == sorted((own, other)), f"not two entries, but {_told(before.values())}"
+    assert ids == sorted((own, other)), f"not two entries, but {_described(before.values())}"
     assert after.keys() == before.keys(), f"entries {list(before)} have become {list(after)}"
-    assert after == before, f"entries were changed: {_told(after.values())}"
+    assert after == before, f"entries were changed: {_described(after.values())}"
     assert not closed, f"a Workload API stream was closed: {closed[0]}"
 
 
 @requirement("CSPIFFEID-5")
-def test_replaced_pod_is_identified_anew(api: Testbed, measure: Measure) -> None:
+def test_replacement_pod_gets_its_own_entry(api: Testbed, measure: Measure) -> None:
     """A pod of the same name gets its own entry and SVID, and the old pod loses both."""
     own = api.controller.spiffe_id(GREETER)
 
@@ -160,32 +162,32 @@ def test_replaced_pod_is_identified_anew(api: Testbed, measure: Measure) -> None
         eventually(lambda: _assert_gone(api, before["id"]), budgets.IDENTIFIED)
         entries = _entries(api)
 
-    assert len(entries) == 1, f"there are {len(entries)} entries: {_told(entries)}"
+    assert len(entries) == 1, f"there are {len(entries)} entries: {_described(entries)}"
     _assert_bound(api, entries[0], pod)
     assert _serial(second) != _serial(first), "it is the same certificate"
-    measure("a replaced pod's first SVID by a ClusterSPIFFEID", passed, "s")
+    measure("from a replacement pod to its SVID by a ClusterSPIFFEID", passed, "s")
 
 
 @requirement("CSPIFFEID-6")
 @pytest.mark.parametrize("thing", ["label", "namespace"])
-def test_pod_that_is_not_selected_gets_nothing(api: Testbed, thing: str) -> None:
+def test_unselected_pod_is_denied(api: Testbed, thing: str) -> None:
     """A pod with another label or namespace gets no entry and is denied; its twin is not."""
     own = api.controller.spiffe_id(GREETER)
 
     with (
         api.controller.identify(GREETER, like=GREETER),
-        _greeter(api, f"{GREETER}-{thing}", **{thing: "another"}) as stranger,
+        _greeter(api, f"{GREETER}-{thing}", **{thing: "another"}) as unselected,
         _greeter(api) as twin,
     ):
-        stranger.assert_refused()
+        unselected.assert_refused()
         since = Moment.now()
         twin.await_svid(own)
-        # It has looked at both since they run.
-        eventually(lambda: _assert_looked(api, since, 2), LOOKED)
-        consistently(stranger.assert_refused, A_WHILE)
+        # The controller manager has reconciled both pods.
+        eventually(lambda: _assert_reconciled(api, since, 2), RECONCILIATIONS)
+        consistently(unselected.assert_refused, STAYS_DENIED)
         entries = _entries(api)
 
-    assert len(entries) == 1, f"there are {len(entries)} entries: {_told(entries)}"
+    assert len(entries) == 1, f"there are {len(entries)} entries: {_described(entries)}"
     _assert_bound(api, entries[0], twin)
 
 
@@ -207,7 +209,7 @@ def _id(entry: dict[str, Any]) -> str:
     return as_uri(entry["spiffe_id"])
 
 
-def _told(entries: Any) -> str:  # noqa: ANN401  any collection
+def _described(entries: Any) -> str:  # noqa: ANN401  any collection
     return ", ".join(f"{entry['id']} for {_id(entry)}" for entry in entries) or "none"
 
 
@@ -216,36 +218,36 @@ def _serial(svid: X509Svid) -> int:
 
 
 def _assert_bound(api: Testbed, entry: dict[str, Any], pod: Guest) -> None:
-    """Only this pod, on its own node, is served by an entry."""
+    """Assert that an entry serves only this pod, on its own node."""
     parent = as_uri(entry["parent_id"])
     wanted = api.agent_ids[pod.agent.component]
     assert parent == wanted, f"the entry's parent is {parent}, not {wanted}"
     selectors = {f"{s['type']}:{s['value']}" for s in entry["selectors"]}
-    assert selectors == {f"k8s:pod-uid:{pod.uid}"}, f"the entry asks for {sorted(selectors)}"
+    assert selectors == {f"k8s:pod-uid:{pod.uid}"}, f"its selectors are {sorted(selectors)}"
 
 
 def _assert_none(api: Testbed) -> None:
     if entries := _entries(api):
-        raise NotYet(f"entries are still there: {_told(entries)}")
+        raise NotYet(f"entries are still there: {_described(entries)}")
 
 
 def _assert_gone(api: Testbed, entry_id: str) -> None:
     if entry_id in _by_id(api):
-        raise NotYet(f"entry {entry_id} of the pod that is gone is still there")
+        raise NotYet(f"entry {entry_id} of the deleted pod is still there")
 
 
-def _assert_looked(api: Testbed, since: Moment, times: int) -> None:
-    told = api.logs(api.controller.component, since)
-    looks = [record for record in told if record.message == RECONCILED]
-    if len(looks) < times:
-        raise NotYet(f"the controller manager tells of {len(looks)} looks")
+def _assert_reconciled(api: Testbed, since: Moment, times: int) -> None:
+    records = api.logs(api.controller.component, since)
+    count = sum(record.message == RECONCILED for record in records)
+    if count < times:
+        raise NotYet(f"the controller manager logged {count} reconciliations")
 
 
-def _assert_refused_and_unsigned(api: Testbed, pod: Guest, own: str, since: Moment) -> None:
+def _assert_denied_and_unsigned(api: Testbed, pod: Guest, own: str, since: Moment) -> None:
     pod.assert_refused()
     late = [
         record
         for record in api.logs(api.spire.component, since)
         if record.message == api.messages.signed and record.fields.get("spiffe_id") == own
     ]
-    assert not late, f"{len(late)} SVIDs were signed for {own} after that"
+    assert not late, f"{len(late)} SVIDs were signed for {own} after the denial"

@@ -1,6 +1,7 @@
 """The SPIFFE CSI driver mounts the Workload API into pods, read-only, for their lifetime."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
@@ -13,7 +14,7 @@ from svidproof.errors import PlatformError
 from svidproof.guests import Guest
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS, Capability.CSI)
-# Who comes asks before its entry has reached the agent.
+# A new pod asks before its entry has reached the agent.
 DENIED = r"No identity issued"
 TRY_TO_CHANGE = """
 import errno, json, os, sys
@@ -37,7 +38,7 @@ print(json.dumps({"tried": tried, "mounts": [[m[3], m[4], m[5]] for m in mounts]
 
 @pytest.fixture(scope="module")
 def csi(api: Testbed) -> Iterator[CsiDriver]:
-    """The driver, on every node."""
+    """The driver runs on every node."""
     with contextlib.ExitStack() as stack:
         for component in api.agents:
             stack.enter_context(api.provoking(component, DENIED))
@@ -46,13 +47,13 @@ def csi(api: Testbed) -> Iterator[CsiDriver]:
 
 @requirement("CSI-1")
 @pytest.mark.usefixtures("csi")
-def test_socket_is_there_to_read_and_nowhere_else(api: Testbed, saw: Saw) -> None:
+def test_socket_directory_is_mounted_once_and_read_only(api: Testbed, saw: Saw) -> None:
     """The agent's directory is mounted once in the pod, and every write attempt fails."""
     agent = api.agent_of("api")
     directory = str(PurePosixPath(agent.socket).parent)
     shared = f"/{PurePosixPath(directory).name}"
 
-    with _guest(api, "csi-reader", agent) as pod:
+    with _pod(api, "csi-reader", agent) as pod:
         _served(api, pod)
         done = pod.run(TRY_TO_CHANGE, directory, agent.socket)
 
@@ -67,11 +68,11 @@ def test_socket_is_there_to_read_and_nowhere_else(api: Testbed, saw: Saw) -> Non
 
 @requirement("CSI-2")
 @pytest.mark.usefixtures("csi")
-def test_every_pod_gets_its_own_identity_on_every_node(api: Testbed) -> None:
+def test_every_pod_gets_its_own_svid_on_every_node(api: Testbed) -> None:
     """Two pods on each node have the volume, and each gets only its own SVID."""
     with contextlib.ExitStack() as stack:
         pods = [
-            stack.enter_context(_guest(api, f"csi-{name}-{number}", agent))
+            stack.enter_context(_pod(api, f"csi-{name}-{number}", agent))
             for number, agent in enumerate(api.agents.values())
             for name in ("one", "other")
         ]
@@ -81,11 +82,11 @@ def test_every_pod_gets_its_own_identity_on_every_node(api: Testbed) -> None:
 
 
 @requirement("CSI-3")
-def test_volume_goes_with_its_pod(api: Testbed, csi: CsiDriver) -> None:
+def test_volume_is_removed_with_its_pod(api: Testbed, csi: CsiDriver) -> None:
     """A deleted pod's volume is unmounted from the node, and another pod's stays."""
     agent = api.agent_of("api")
 
-    with _guest(api, "csi-stays", agent) as stays, _guest(api, "csi-goes", agent) as goes:
+    with _pod(api, "csi-stays", agent) as stays, _pod(api, "csi-goes", agent) as goes:
         _served(api, stays)
         _served(api, goes)
         before = csi.volumes(agent)
@@ -93,36 +94,37 @@ def test_volume_goes_with_its_pod(api: Testbed, csi: CsiDriver) -> None:
         eventually(lambda: _assert_unmounted(csi, agent, goes), budgets.VOLUMES_GONE)
         after = csi.volumes(agent)
 
-    assert {stays.uid, goes.uid} <= before, f"of both pods only {sorted(before)} had a volume"
-    assert stays.uid in after, "the volume of the pod that stays is gone as well"
+    assert {stays.uid, goes.uid} <= before, f"only {sorted(before)} of both pods had a volume"
+    assert stays.uid in after, "the volume of the remaining pod was unmounted too"
 
 
 @requirement("CSI-4")
-def test_restart_of_the_driver_cuts_nobody_off(api: Testbed, csi: CsiDriver) -> None:
+def test_driver_restart_disconnects_no_pod(api: Testbed, csi: CsiDriver) -> None:
     """A restarted driver keeps pods connected, serves new pods and removes old volumes."""
     agent, ends = api.agent_of("api"), list[str]()
 
-    with _guest(api, "csi-before", agent) as before, contextlib.ExitStack() as stack:
+    with _pod(api, "csi-before", agent) as before, contextlib.ExitStack() as stack:
         _served(api, before)
         stack.enter_context(before.streaming(lambda answer: ends.append(str(answer))))
         csi.restart(agent)
         _served(api, before)
-        after = stack.enter_context(_guest(api, "csi-after", agent))
+        after = stack.enter_context(_pod(api, "csi-after", agent))
         _served(api, after)
         there = csi.volumes(agent)
         closed = list(ends)
         stack.close()
         before.leave()
         for pod in (before, after):
-            eventually(lambda p=pod: _assert_unmounted(csi, agent, p), budgets.VOLUMES_GONE)  # type: ignore[misc]
+            unmounted = functools.partial(_assert_unmounted, csi, agent, pod)
+            eventually(unmounted, budgets.VOLUMES_GONE)
 
     assert not closed, f"the Workload API stream of a running pod was closed: {closed[0]}"
-    assert {before.uid, after.uid} <= there, f"only pods {sorted(there)} had a volume"
+    assert {before.uid, after.uid} <= there, f"only {sorted(there)} of both pods had a volume"
 
 
 @contextlib.contextmanager
-def _guest(api: Testbed, name: str, agent: SpireAgent) -> Iterator[Guest]:
-    """A pod with the volume, and an entry for it."""
+def _pod(api: Testbed, name: str, agent: SpireAgent) -> Iterator[Guest]:
+    """Run a pod with the volume and an entry while the block runs."""
     with (
         api.guest(name, like=name, agent=agent, but={"volume": api.csi.name}) as pod,
         api.registered(name, pod.selectors, agent=agent),
@@ -131,7 +133,7 @@ def _guest(api: Testbed, name: str, agent: SpireAgent) -> Iterator[Guest]:
 
 
 def _served(api: Testbed, pod: Guest) -> int:
-    """Await its own SVID; returns the serial number. A pod that does not run is not served."""
+    """Wait for its own SVID and return the serial number; raises AssertionError."""
     try:
         return pod.await_svid(api.scenario.spiffe_id(pod.name)).chain[0].serial_number
     except PlatformError as error:
@@ -140,4 +142,4 @@ def _served(api: Testbed, pod: Guest) -> int:
 
 def _assert_unmounted(csi: CsiDriver, agent: SpireAgent, pod: Guest) -> None:
     if pod.uid in csi.volumes(agent):
-        raise NotYet(f"the volume of {pod.name}, which is gone, is still mounted")
+        raise NotYet(f"the volume of the deleted pod {pod.name} is still mounted")

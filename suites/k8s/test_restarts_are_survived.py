@@ -1,10 +1,10 @@
 """Restarts of agent and server under load do not affect workloads that have SVIDs.
 
-All of this is asked of one window, in which they are restarted one after the other: to wait for
-the rotations of each would take twice as long.
+All checks read one window, in which agent and server are restarted one after the other.
 """
 
 import contextlib
+import http
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -32,24 +32,24 @@ pytestmark = [
 ]
 CLIENT = "valid-api-client"
 RATE = 10.0  # requests a second that the watch sends through the valid client
-ENOUGH = 0.3  # of them: containers are started meanwhile
-# What is said of a server, or by a client, that is not there for a moment.
+ENOUGH = 0.3  # of these requests: starting containers delays some
+# What the components log about a server or a client that is not there for a moment.
 LOST = r"[Ff]ailed|Could not|[Ee]rror|closed"
 
 
 @dataclass(frozen=True)
 class Restarts:
-    """What was before and after.
+    """The record of both restarts.
 
     Attributes:
-        testbed: where.
+        testbed: the testbed.
         served: the workloads on the node whose agent was restarted.
-        agent: from when it was ended until these had new SVIDs, or were late.
-        server: from when it was ended until all workloads had new SVIDs, or were late.
-        back: when the server was there again.
-        late: what did not come in time, if something did not.
+        agent: from the agent's stop until these workloads had new SVIDs, or were late.
+        server: from the server's stop until all workloads had new SVIDs, or were late.
+        back: when the server ran again.
+        late: what was late; empty if nothing was.
         entries: before and after the server's restart, by ID.
-        bundles: likewise.
+        bundles: the trust bundles before and after the server's restart.
     """
 
     testbed: Testbed
@@ -64,7 +64,7 @@ class Restarts:
 
 @pytest.fixture(scope="session")
 def restarts(api: Testbed, progress: Progress) -> Restarts:
-    """The agent of one node is restarted, then the server; each time new SVIDs are awaited."""
+    """One node's agent is restarted, then the server; each time the workloads get new SVIDs."""
     agent, late = api.agent_of("api"), list[str]()
     served = tuple(name for name in api.workloads if api.agent_of(name) is agent)
 
@@ -77,14 +77,14 @@ def restarts(api: Testbed, progress: Progress) -> Restarts:
 
     with _provoking_all(api):
         progress(f"restarting {agent.component}")
-        agent_gone = Moment.now()
+        agent_stopped = Moment.now()
         agent.stop()
         agent.restart()
         agent.wait_ready()
-        recovered = renewed(served, agent_gone)
+        recovered = renewed(served, agent_stopped)
         entries, bundle = _entries(api), set(api.spire.bundle())
         progress(f"restarting {api.spire.component}")
-        server_gone = Moment.now()
+        server_stopped = Moment.now()
         api.spire.stop()
         api.spire.restart()
         back = Moment.now()
@@ -93,8 +93,8 @@ def restarts(api: Testbed, progress: Progress) -> Restarts:
     return Restarts(
         testbed=api,
         served=served,
-        agent=(agent_gone, recovered),
-        server=(server_gone, end),
+        agent=(agent_stopped, recovered),
+        server=(server_stopped, end),
         back=back,
         late="; ".join(late),
         entries=(entries, entries_after),
@@ -103,17 +103,17 @@ def restarts(api: Testbed, progress: Progress) -> Restarts:
 
 
 @requirement("K8S-5")
-def test_sidecars_get_new_svids_of_the_new_agent(restarts: Restarts, measure: Measure) -> None:
+def test_sidecars_get_new_svids_after_the_restart(restarts: Restarts, measure: Measure) -> None:
     """Each sidecar of the node shows an SVID issued after the agent's restart."""
-    gone, recovered = restarts.agent
+    stopped, recovered = restarts.agent
 
     for name in restarts.served:
-        assert _new(restarts.testbed, name, gone), f"{name} shows no new SVID; {restarts.late}"
-    measure("recovery from an agent's restart", recovered.at - gone.at, "s")
+        assert _new(restarts.testbed, name, stopped), f"{name} shows no new SVID; {restarts.late}"
+    measure("recovery from an agent's restart", recovered.at - stopped.at, "s")
 
 
 @requirement("K8S-5")
-def test_rotation_goes_on(restarts: Restarts) -> None:
+def test_rotation_resumes(restarts: Restarts) -> None:
     """The restarted agent renews the SVIDs of its node, and sidecars show them."""
     testbed, (_, recovered) = restarts.testbed, restarts.agent
     agent = testbed.agent_of("api").component
@@ -121,8 +121,8 @@ def test_rotation_goes_on(restarts: Restarts) -> None:
 
     for name in restarts.served:
         own = testbed.scenario.spiffe_id(name)
-        told = [r for r in renewals if r.wall > recovered.wall and _is_about(r.fields, own)]
-        assert told, f"{agent} tells no renewal of {name}; {restarts.late}"
+        logged = [r for r in renewals if r.wall > recovered.wall and _is_about(r.fields, own)]
+        assert logged, f"{agent} logged no renewal for {name}; {restarts.late}"
         assert _new(testbed, name, recovered), f"{name} shows no new SVID; {restarts.late}"
 
 
@@ -139,7 +139,7 @@ def test_no_request_fails_without_the_agent(restarts: Restarts) -> None:
 
 
 @requirement("K8S-6")
-def test_server_forgets_nothing(restarts: Restarts) -> None:
+def test_server_keeps_entries_and_bundle(restarts: Restarts) -> None:
     """The server has the same entries and trust bundle before and after its restart."""
     before, after = restarts.entries
     lost = before.keys() - after.keys()
@@ -151,15 +151,15 @@ def test_server_forgets_nothing(restarts: Restarts) -> None:
 
 
 @requirement("K8S-6")
-def test_everybody_is_renewed(restarts: Restarts, measure: Measure) -> None:
+def test_every_sidecar_gets_a_new_svid(restarts: Restarts, measure: Measure) -> None:
     """Every sidecar shows an SVID that the server signed after its restart."""
-    gone, end = restarts.server
+    stopped, end = restarts.server
 
     for name in restarts.testbed.workloads:
         found = _new(restarts.testbed, name, restarts.back)
         assert found, f"{name} shows no new SVID; {restarts.late}"
-    _assert_none_expired(restarts.testbed, restarts.testbed.workloads, since=gone)
-    measure("new SVIDs after the server's restart", end.at - gone.at, "s")
+    _assert_none_expired(restarts.testbed, restarts.testbed.workloads, since=stopped)
+    measure("new SVIDs after the server's restart", end.at - stopped.at, "s")
 
 
 @requirement("K8S-6")
@@ -171,7 +171,7 @@ def test_no_request_fails_without_the_server(restarts: Restarts) -> None:
 @contextlib.contextmanager
 def _provoking_all(api: Testbed) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        for component in (api.spire.component, *api.at_need.components, *api.agents):
+        for component in api.spire_components:
             stack.enter_context(api.provoking(component, LOST))
         yield
 
@@ -181,7 +181,7 @@ def _entries(api: Testbed) -> dict[str, object]:
 
 
 def _new(api: Testbed, name: str, since: Moment) -> set[str]:
-    """The certificates that a sidecar has shown and that were signed for it since a moment."""
+    """Return the serials of certificates that were signed since a moment and shown by a sidecar."""
     timeline = api.watch.timeline
     signed = {
         r.fields.get("serial_num", "")
@@ -205,17 +205,17 @@ def _is_about(fields: dict[str, str], spiffe_id: str) -> bool:
 def _assert_none_expired(api: Testbed, names: Collection[str], *, since: Moment) -> None:
     for name in names:
         shown = api.watch.timeline.sightings(Source.CERTS, name)
-        looks = [sighting for sighting in shown if sighting.last.at >= since.at]
-        assert looks, f"nobody has looked at {name}"
-        for sighting in looks:
+        samples = [sighting for sighting in shown if sighting.last.at >= since.at]
+        assert samples, f"no certificate was sampled for {name}: the observation window was empty"
+        for sighting in samples:
             late = (sighting.last.wall - sighting.not_after).total_seconds()
-            assert late <= 0, f"{name} showed {sighting.serial:x} {late:.1f} s after its end"
+            assert late <= 0, f"{name} showed {sighting.serial:x} {late:.1f} s after its expiry"
 
 
 def _assert_all_answered(api: Testbed, start: Moment, end: Moment) -> None:
     asked = api.watch.timeline.requests(CLIENT)
     requests = [r for r in asked if start.at <= r.sent.at <= end.at]
-    failed = [r for r in requests if r.status != 200]
+    failed = [r for r in requests if r.status != http.HTTPStatus.OK]
     assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
     rate = len(requests) / (end.at - start.at)
     assert rate >= RATE * ENOUGH, f"only {rate:.1f} requests a second"

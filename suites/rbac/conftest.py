@@ -1,4 +1,4 @@
-"""Controls: without a policy both frontends get through, before and after each policy."""
+"""Controls: both frontends are allowed while no policy is in force."""
 
 from collections.abc import Callable, Iterator
 
@@ -9,21 +9,21 @@ from svidproof.checks import assert_let_in
 
 
 @pytest.fixture
-def quiet(two_frontends: Testbed) -> Iterator[None]:
-    """The watch sends nothing, so that counters move only for what the check does."""
+def quiet(two_frontends: Testbed) -> Iterator[Testbed]:
+    """The testbed without the watch's requests, so that only the check moves counters."""
     with two_frontends.quiet():
-        yield
+        yield two_frontends
 
 
 @pytest.fixture(scope="session")
-def both_get_through(two_frontends: Testbed) -> Callable[[], None]:
-    """Asserts that both are let in: by their sidecars, and straight at the backend's."""
+def assert_both_allowed(two_frontends: Testbed) -> Callable[[], None]:
+    """Asserts that the backend allows both frontends, by their sidecars and by their SVIDs."""
 
     def control() -> None:
         backend = two_frontends.workload("backend")
         for name in ("frontend", "frontend-2"):
             frontend = two_frontends.workload(name)
-            # A refusal in the handshake shows its alert here, but not through a sidecar.
+            # The prober shows the alert of a failed handshake, which a sidecar does not.
             credential = frontend.svid()
             assert_let_in(
                 two_frontends.prober.get(backend, "/balances/alice", credential=credential)
@@ -34,11 +34,10 @@ def both_get_through(two_frontends: Testbed) -> Callable[[], None]:
 
 
 @pytest.fixture
-def both_are_let_in_without(
-    both_get_through: Callable[[], None],
-    quiet: None,  # noqa: ARG001  it is the order
-) -> Iterator[None]:
-    """Control: where no policy is in force both are let in, before the check and after it."""
-    both_get_through()
-    yield
-    both_get_through()
+def both_allowed_without_policy(
+    assert_both_allowed: Callable[[], None], quiet: Testbed
+) -> Iterator[Testbed]:
+    """Control: both frontends are allowed before and after the check; yields the quiet testbed."""
+    assert_both_allowed()
+    yield quiet
+    assert_both_allowed()

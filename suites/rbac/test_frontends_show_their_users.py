@@ -24,16 +24,18 @@ def test_page_shows_the_account_of_its_user(
     exchange = two_frontends.workload(name).app.get()
 
     assert_shows_account(exchange, user)
-    saw(f"{name} shows {user}'s account and nothing else")
+    saw(f"{name} shows only {user}'s account")
 
 
 @requirement("RBAC-1")
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(("name", "user"), USERS)
-def test_backend_sees_who_asks(two_frontends: Testbed, name: str, user: str, saw: Saw) -> None:
+def test_backend_sees_the_frontends_spiffe_id(
+    two_frontends: Testbed, name: str, user: str, saw: Saw
+) -> None:
     """The page's data comes over mTLS, and the backend sees the frontend's SPIFFE ID."""
     frontend, backend = two_frontends.workload(name), two_frontends.workload("backend")
-    tag, before, called = uuid.uuid4().hex, backend.tally(), frontend.tally()
+    tag, before, outbound = uuid.uuid4().hex, backend.tally(), frontend.tally()
 
     frontend.app.get(tag=tag)
 
@@ -41,5 +43,5 @@ def test_backend_sees_who_asks(two_frontends: Testbed, name: str, user: str, saw
     expected = [(tag, f"/{kind}/{user}", frontend.spiffe_id) for kind in KINDS]
     assert seen == expected, f"the backend saw {seen}"
     assert_counted(backend, before, {"listener.inbound.ssl.handshake": len(KINDS)})
-    assert_counted(frontend, called, {"cluster.backend.ssl.handshake": len(KINDS)})
-    saw(f"the backend saw {len(seen)} requests of {frontend.spiffe_id}, each over mTLS")
+    assert_counted(frontend, outbound, {"cluster.backend.ssl.handshake": len(KINDS)})
+    saw(f"the backend saw {len(seen)} requests from {frontend.spiffe_id}, each over mTLS")

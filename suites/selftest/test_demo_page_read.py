@@ -1,4 +1,4 @@
-"""The demo page is read right, and JWT-SVIDs are taken apart and verified."""
+"""The demo page is parsed correctly, and JWT-SVIDs are parsed, forged and verified."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from svidproof.demo_page import Shown, differences
-from svidproof.workload_jwt import Token, verify
+from svidproof.faults import Malformed
+from svidproof.workload_jwt import Token, forged, public_key, verify
 from svidproof.workload_messages import message
 
 PAGE = """<p data-field="trouble">no stream</p>
@@ -40,9 +42,9 @@ def test_page_is_read_by_its_marks() -> None:
     ("shown", "given", "says"),
     [
         pytest.param([{"a": "1", "b": "2"}], [{"a": "1"}], "", id="more-is-shown"),
-        pytest.param([{"a": "1"}], [{"a": "2"}], "a: 1 is shown, 2 was given", id="another"),
-        pytest.param([{}], [{"a": "2"}], "a: None is shown, 2 was given", id="nothing"),
-        pytest.param([], [{"a": "2"}], "0 are shown, 1 were given", id="too-few"),
+        pytest.param([{"a": "1"}], [{"a": "2"}], "a: 1 is shown, 2 expected", id="another"),
+        pytest.param([{}], [{"a": "2"}], "a: None is shown, 2 expected", id="nothing"),
+        pytest.param([], [{"a": "2"}], "0 are shown, 1 expected", id="too-few"),
     ],
 )
 def test_differences_are_told(
@@ -121,3 +123,46 @@ def test_messages_have_the_standards_field_numbers() -> None:
 
     validate = message("ValidateJWTSVIDRequest")(audience="a", svid="t")
     assert validate.SerializeToString() == b"\x0a\x01a\x12\x01t"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"claims": {"sub": "spiffe://a/c"}}, "Signature", id="claims"),
+        pytest.param({"header": {"typ": "JOSE"}}, "Signature", id="header"),
+        pytest.param({"signature": ""}, "Signature", id="no-signature"),
+        pytest.param({"header": {"alg": "none"}, "signature": ""}, "NotImplemented", id="alg-none"),
+    ],
+)
+def test_forged_token_has_the_change_and_is_rejected(
+    key: ec.EllipticCurvePrivateKey, changes: dict[str, Any], says: str
+) -> None:
+    """A forged token holds exactly what was changed, and no key verifies it."""
+    token = signed(key)
+
+    other = forged(token, **changes)
+
+    header, claims = changes.get("header", {}), changes.get("claims", {})
+    if header.get("alg") != "none":
+        assert Token.read(other).header == {**Token.read(token).header, **header}
+        assert Token.read(other).claims == {**Token.read(token).claims, **claims}
+    with pytest.raises(ValueError, match=says):
+        verify(other, public(key), "x")
+
+
+def test_unchanged_token_is_verified(key: ec.EllipticCurvePrivateKey) -> None:
+    """A token forged without a change is the same token."""
+    token = signed(key)
+
+    assert forged(token) == token
+
+
+def test_jwk_is_compared_by_its_public_key(key: ec.EllipticCurvePrivateKey) -> None:
+    """A JWK gives the public key that it holds; one that is incomplete is malformed."""
+    der = key.public_key().public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+    assert public_key(public(key)) == der
+    with pytest.raises(Malformed, match="y"):
+        public_key({k: v for k, v in public(key).items() if k != "y"})

@@ -37,15 +37,15 @@ END, OVER = 12.0, 18.0  # of the certificate, of the window; seconds since the d
 ALERT = Exchange(alert=Alert.CERTIFICATE_UNKNOWN)
 DENIED = "rpc error: code = PermissionDenied desc = no identity issued"
 OK = Exchange(200)
-FILE = data_root() / "suites" / "front_proxy" / "test_a_deleted_certificate_ends.py"
+FILE = data_root() / "suites" / "front_proxy" / "test_deleted_clients_svid_expires.py"
 MESSAGES = messages_for("1.15.3")
-GOOD = "test_certificate_is_good_to_its_end"
-NO_LONGER = "test_certificate_is_good_no_longer"
-GIVEN = "test_no_other_is_given"
-SIGNED = "test_no_other_is_signed"
-OTHERS = "test_others_do_not_notice"
-SAW = "test_the_backend_saw_who_was_served"
-KEPT = "test_kept_connection_ends"
+GOOD = "test_certificate_is_accepted_until_expiry"
+NO_LONGER = "test_expired_certificate_is_rejected"
+GIVEN = "test_no_new_svid_is_delivered"
+SIGNED = "test_no_new_svid_is_signed"
+OTHERS = "test_other_clients_are_not_affected"
+SAW = "test_backend_received_the_successful_requests"
+KEPT = "test_open_connection_is_closed"
 SERVED = "test_renewed_certificate_is_served"
 VALID = "test_served_certificate_is_valid"
 
@@ -329,32 +329,33 @@ def never_looked_at(window: Window) -> None:
 
 
 MUTATIONS = [
-    pytest.param(refused_early, {GOOD: r"1 of \d+ failed", SAW: "1 that were refused"},
+    pytest.param(refused_early, {GOOD: r"1 of \d+ failed", SAW: "received 1 rejected"},
                  id="refused-early"),
-    pytest.param(accepted_late, {NO_LONGER: r"1 of \d+ got HTTP 200", SAW: "did not see 1"},
+    pytest.param(accepted_late, {NO_LONGER: r"1 of \d+ got HTTP 200", SAW: "did not receive 1"},
                  id="accepted-late"),
-    pytest.param(reset_late, {NO_LONGER: "refused otherwise: no answer"}, id="reset-late"),
-    pytest.param(refused_otherwise, {NO_LONGER: "refused otherwise: TLS alert “internal error”"},
+    pytest.param(reset_late, {NO_LONGER: "failed in another way: no answer"}, id="reset-late"),
+    pytest.param(refused_otherwise,
+                 {NO_LONGER: "failed in another way: TLS alert “internal error”"},
                  id="wrong-alert"),
     pytest.param(without_traffic, {GOOD: "only 0 requests", NO_LONGER: "only 0 requests",
-                                   SAW: "nothing was answered"}, id="no-traffic"),
+                                   SAW: "no request was answered"}, id="no-traffic"),
     pytest.param(stopped_at_the_end, {NO_LONGER: "only 0 requests"}, id="no-traffic-afterwards"),
-    pytest.param(given_again, {GIVEN: "given an SVID again 1 times"}, id="given-again"),
+    pytest.param(given_again, {GIVEN: "delivered again 1 times"}, id="given-again"),
     pytest.param(given_always, {GIVEN: r"was given an SVID \d+ times",
                                 SIGNED: r"was given an SVID \d+ times"}, id="given-always"),
-    pytest.param(told_otherwise, {GIVEN: "it was told: connection refused"}, id="told-otherwise"),
-    pytest.param(noticed_late, {GIVEN: r"noticed after 16\.1 s"}, id="noticed-late"),
+    pytest.param(told_otherwise, {GIVEN: "got: connection refused"}, id="told-otherwise"),
+    pytest.param(noticed_late, {GIVEN: r"synced the deletion after 16\.1 s"}, id="noticed-late"),
     pytest.param(other_files, {GIVEN: "its files hold"}, id="other-files"),
     pytest.param(signed_late, {SIGNED: "1 were signed"}, id="signed-late"),
     pytest.param(never_signed, {SIGNED: "no signature"}, id="never-signed"),
     pytest.param(bystander_fails, {OTHERS: "HTTP 503"}, id="another-fails"),
     pytest.param(bystander_is_silent, {OTHERS: r"only 0\.0 requests"}, id="another-is-silent"),
-    pytest.param(unseen_by_the_backend, {SAW: "did not see 1"}, id="unseen-by-the-backend"),
-    pytest.param(of_another, {SAW: "it saw .*spiffe://e/z"}, id="of-another"),
-    pytest.param(refused_but_seen, {SAW: "1 that were refused"}, id="refused-but-seen"),
-    pytest.param(kept(BUSY, None, *every(0.25, 8.0, 18.0)), {KEPT: "was not ended"},
+    pytest.param(unseen_by_the_backend, {SAW: "did not receive 1"}, id="unseen-by-the-backend"),
+    pytest.param(of_another, {SAW: "saw the clients .*spiffe://e/z"}, id="of-another"),
+    pytest.param(refused_but_seen, {SAW: "received 1 rejected"}, id="refused-but-seen"),
+    pytest.param(kept(BUSY, None, *every(0.25, 8.0, 18.0)), {KEPT: "was not closed"},
                  id="busy-for-ever"),
-    pytest.param(kept(IDLE, None, 8.0), {KEPT: "was not ended"}, id="idle-for-ever"),
+    pytest.param(kept(IDLE, None, 8.0), {KEPT: "was not closed"}, id="idle-for-ever"),
     pytest.param(kept(IDLE, 16.5, 8.0), {KEPT: r"lasted 8\.5 s, not 8"}, id="idle-too-long"),
     pytest.param(kept(BUSY, 9.0, 8.0, 8.5), {KEPT: "answered only 2 times"}, id="busy-cut-off"),
     pytest.param(kept(IDLE, 9.0), {KEPT: "answered only 0 times"}, id="never-answered"),
@@ -363,11 +364,12 @@ MUTATIONS = [
     pytest.param(never_served, {SERVED: "was never served"}, id="never-served"),
     pytest.param(served_late, {SERVED: r"was served 5\.0 s after"}, id="served-late"),
     pytest.param(never_renewed, {SERVED: "no new SVID"}, id="never-renewed"),
-    pytest.param(served_beyond_its_end, {VALID: r"was served \d\.\d s after its end"},
+    pytest.param(served_beyond_its_end, {VALID: r"was served \d\.\d s after its expiry"},
                  id="served-beyond-its-end"),
-    pytest.param(served_before_its_time, {VALID: "before its time"}, id="served-before-its-time"),
+    pytest.param(served_before_its_time, {VALID: "before its notBefore"},
+                 id="served-before-its-time"),
     pytest.param(served_but_not_shown, {VALID: "not in /certs"}, id="served-but-not-shown"),
-    pytest.param(never_looked_at, {SERVED: "never served", VALID: "nobody has looked"},
+    pytest.param(never_looked_at, {SERVED: "never served", VALID: "was sampled"},
                  id="never-looked-at"),
 ]  # fmt: skip
 

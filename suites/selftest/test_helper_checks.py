@@ -169,7 +169,7 @@ def failures(world: World) -> dict[str, list[str]]:
     """The checks of the window that fail, and what they say."""
     failed: dict[str, list[str]] = {}
     window = world.renewals
-    for file in ("test_renewals_reach_the_program.py", "test_files_belong_together.py"):
+    for file in ("test_renewals_reach_the_program.py", "test_files_match_each_other.py"):
         module = _load(data_root() / "suites" / "helper" / file)
         for name, check in vars(module).items():
             wanted = inspect.signature(check).parameters if name.startswith("test_") else {}
@@ -305,22 +305,22 @@ def copied_key(world: World) -> None:
 
 
 ONCE, LOADED = "test_program_is_signalled_once_each_time", "test_signal_comes_with_the_files"
-PRESENTS, OLD = "test_program_presents_each_renewal", "test_nothing_old_is_presented"
-REPLACED, COMES = "test_files_are_replaced", "test_every_svid_comes_to_the_files"
+PRESENTS, OLD = "test_program_presents_each_renewal", "test_previous_svid_is_not_presented"
+REPLACED, COMES = "test_files_are_replaced", "test_every_signed_svid_reaches_the_files"
 STAYS, ANSWERED = "test_program_stays_the_same_process", "test_no_request_fails"
-KEY, MODE = "test_key_is_always_the_certificates", "test_files_are_readable_as_configured"
+KEY, MODE = "test_key_always_matches_the_certificate", "test_files_are_readable_as_configured"
 WRONG: list[tuple[Callable[[World], None], dict[str, str]]] = [
     (never_renewed, {
         REPLACED: "3 renewals", COMES: "3 renewals", ONCE: "3 renewals", LOADED: "3 renewals",
         PRESENTS: "3 renewals", OLD: "3 renewals",
     }),
-    (old_file, {REPLACED: "before it at"}),
+    (old_file, {REPLACED: "the SVID before it"}),
     (foreign, {
-        REPLACED: "/other", COMES: "never was in its files", ONCE: "signalled",
+        REPLACED: "/other", COMES: "never reached its files", ONCE: "signalled",
         LOADED: "never loaded", PRESENTS: "never presented",
     }),
-    (skipped, {COMES: "never was in its files"}),
-    (late_file, {COMES: r"2\.2\d s after it was made"}),
+    (skipped, {COMES: "never reached its files"}),
+    (late_file, {COMES: r"2\.2\d s after it was signed"}),
     (unsignalled, {
         ONCE: "signalled 4 times for 5", LOADED: "never loaded", PRESENTS: "never presented",
         OLD: "s after its renewal",
@@ -336,7 +336,7 @@ WRONG: list[tuple[Callable[[World], None], dict[str, str]]] = [
     (failed, {ANSWERED: r"1 of \d+ failed; the first: no answer \(reset\)"}),
     (little_traffic, {ANSWERED: "requests a second"}),
     (mismatch, {KEY: "1 times; the first: the key is not"}),
-    (blind, {KEY: "looks in"}),
+    (blind, {KEY: "samples in"}),
     (one_more_root, {"test_bundle_is_the_trust_bundle": "held 2 authorities"}),
     (open_key, {MODE: "0644"}),
     (copied_key, {MODE: "svid.key.bak"}),
@@ -425,7 +425,7 @@ def test_recovery_needs_renewals_and_a_program() -> None:
 
 def test_root_that_stays_in_the_bundle_file_is_found() -> None:
     """What the bundle file holds last is asked, and it must be the next root alone."""
-    module = _load(data_root() / "suites" / "helper" / "test_bundle_follows_the_authority.py")
+    module = _load(data_root() / "suites" / "helper" / "test_bundle_follows_the_ca.py")
     check, world = module.test_revoked_root_leaves_the_bundle_file, World()
     new = Authority.create("next", SCENARIO.trust_domain).certificate
     old, now = ROOT.certificate.serial_number, new.serial_number

@@ -7,14 +7,16 @@ import os
 import socket
 import ssl
 import threading
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from svidproof.checks import Accepted, Denied, assert_all_answered, assert_sessions
 from svidproof.credentials import Authority
 from svidproof.forge import Forge
-from svidproof.sessions import Client
-from svidproof.tls import Version
+from svidproof.sessions import Client, RequestSeries
+from svidproof.tls import Exchange, Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,3 +175,64 @@ def test_nobody_there_is_an_error() -> None:
 
     assert exchange.status is None
     assert "refused" in str(exchange)
+
+
+RESUMED = Exchange(status=200, body=b"ok", resumed=True)
+FIRST = Exchange(status=200, body=b"ok")
+FORBIDDEN = Exchange(status=403, body=b"RBAC: access denied", resumed=True)
+SERIES = RequestSeries((RESUMED,) * 3, (FIRST,), {"handshake": 4, "session_reused": 3}, 4)
+
+
+def test_right_series_passes() -> None:
+    """A series in which every request resumed a session and was allowed passes."""
+    assert_sessions(SERIES, count=3, resumed=True)
+    assert_all_answered(SERIES, 200, client="frontend")
+    assert str(SERIES) == "200 3 times; resumed 3 of 3"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"requests": (RESUMED,) * 2}, "only 2 requests", id="too-few"),
+        pytest.param({"requests": (RESUMED, RESUMED, FIRST)}, "resumed 2 sessions", id="full"),
+        pytest.param({"handshakes": (RESUMED,)}, "first handshake", id="resumed-at-first"),
+        pytest.param({"counters": {"handshake": 4}}, "the sidecar counted", id="not-counted"),
+    ],
+)
+def test_other_sessions_are_noticed(changes: dict[str, Any], says: str) -> None:
+    """A series fails when client or sidecar did not see every session resumed."""
+    with pytest.raises(AssertionError, match=says):
+        assert_sessions(replace(SERIES, **changes), count=3, resumed=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "error", "says"),
+    [
+        pytest.param(
+            {"requests": (RESUMED, FORBIDDEN, RESUMED)}, 200, Denied, "1 of 3", id="denied-once"
+        ),
+        pytest.param({"handshakes": (FIRST,)}, 403, AssertionError, "without", id="first-allowed"),
+        pytest.param(
+            {"handshakes": (FORBIDDEN,), "requests": (FORBIDDEN, RESUMED)},
+            403,
+            Accepted,
+            "1 of 2",
+            id="allowed-once",
+        ),
+        pytest.param(
+            {"requests": (RESUMED, Exchange(error="reset"))},
+            200,
+            AssertionError,
+            "reset",
+            id="reset",
+        ),
+        pytest.param({"reached": 3}, 200, AssertionError, "3 requests reached", id="missing"),
+    ],
+)
+def test_wrong_answers_are_noticed(
+    changes: dict[str, Any], status: int, error: type[AssertionError], says: str
+) -> None:
+    """A series fails when one answer is wrong, or another number of requests reached the app."""
+    with pytest.raises(error, match=says) as raised:
+        assert_all_answered(replace(SERIES, **changes), status, client="frontend")
+    assert raised.type is error

@@ -14,56 +14,50 @@ from svidproof.checks import (
     assert_shows_account,
     assert_unseen,
 )
+from svidproof.refusals import VERSIONS
 
-NAMED, OTHER = "frontend", "frontend-2"
+FRONTEND, OTHER = "frontend", "frontend-2"
 PATH = "/balances/bob"
 HANDSHAKE = "listener.inbound.ssl.handshake"
 ALLOWED, DENIED = "allowed", "denied"
-VERSIONS = [
-    pytest.param(Version.TLS1_2, id="tls12"),
-    pytest.param(Version.TLS1_3, id="tls13"),
-]
 
 
 @pytest.fixture
-def only_frontend(
-    two_frontends: Testbed,
-    both_are_let_in_without: None,  # noqa: ARG001  it is the order
-) -> Iterator[None]:
-    """A policy that names `frontend` alone is in force."""
-    rules = policy.allow(policy.exactly(two_frontends.scenario.spiffe_id(NAMED)))
-    with two_frontends.enforcing("backend", rules):
+def only_frontend_allowed(both_allowed_without_policy: Testbed) -> Iterator[None]:
+    """A policy that allows only `frontend` is in force."""
+    testbed = both_allowed_without_policy
+    with testbed.enforcing("backend", policy.allow(_id(testbed, FRONTEND))):
         yield
 
 
 @requirement("RBAC-2")
-@pytest.mark.usefixtures("only_frontend")
-def test_named_frontend_is_served(two_frontends: Testbed, saw: Saw) -> None:
+@pytest.mark.usefixtures("only_frontend_allowed")
+def test_allowed_frontend_is_served(two_frontends: Testbed, saw: Saw) -> None:
     """The frontend that the policy allows shows its user's account as before."""
-    exchange = two_frontends.workload(NAMED).app.get()
+    exchange = two_frontends.workload(FRONTEND).app.get()
 
     assert_shows_account(exchange, "alice")
-    saw(f"{NAMED} shows alice's account under a policy that names it")
+    saw(f"{FRONTEND} shows alice's account under a policy that allows it")
 
 
 @requirement("RBAC-2")
-@pytest.mark.usefixtures("only_frontend")
+@pytest.mark.usefixtures("only_frontend_allowed")
 def test_other_frontend_gets_403_by_its_sidecar(two_frontends: Testbed, saw: Saw) -> None:
     """The other frontend's sidecar completes the TLS handshake and gets 403."""
     frontend, backend = two_frontends.workload(OTHER), two_frontends.workload("backend")
-    before, called = backend.tally(), frontend.tally()
+    before, outbound = backend.tally(), frontend.tally()
 
     exchange = frontend.envoy.request("backend", PATH)
 
     assert_forbidden(exchange)
     assert_counted(backend, before, {HANDSHAKE: 1})
-    assert_counted(frontend, called, {"cluster.backend.ssl.handshake": 1})
+    assert_counted(frontend, outbound, {"cluster.backend.ssl.handshake": 1})
     assert_unseen(backend, before)
-    saw(f"{exchange}; one handshake and no TLS error on both sides; the app saw nothing")
+    saw(f"{exchange}; one handshake and no TLS error on both sides; the app saw no request")
 
 
 @requirement("RBAC-2")
-@pytest.mark.usefixtures("only_frontend")
+@pytest.mark.usefixtures("only_frontend_allowed")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_other_frontends_svid_gets_403(two_frontends: Testbed, version: Version, saw: Saw) -> None:
     """The other frontend's SVID completes the TLS handshake, and the request gets 403."""
@@ -77,12 +71,12 @@ def test_other_frontends_svid_gets_403(two_frontends: Testbed, version: Version,
     assert_forbidden(exchange)
     assert_counted(backend, before, {HANDSHAKE: 1})
     assert_unseen(backend, before)
-    saw(f"{exchange}; one handshake, no alert; the app saw nothing")
+    saw(f"{exchange}; one handshake, no alert; the app saw no request")
 
 
 @requirement("RBAC-2")
-@pytest.mark.usefixtures("only_frontend")
-def test_other_frontends_page_says_so(two_frontends: Testbed, saw: Saw) -> None:
+@pytest.mark.usefixtures("only_frontend_allowed")
+def test_other_frontends_page_shows_the_reason(two_frontends: Testbed, saw: Saw) -> None:
     """The other frontend's page shows 403 with the reason, and no account data."""
     backend = two_frontends.workload("backend")
     before = backend.tally()
@@ -99,44 +93,42 @@ def test_other_frontends_page_says_so(two_frontends: Testbed, saw: Saw) -> None:
 
 @requirement("RBAC-5")
 @pytest.mark.usefixtures("quiet")
-def test_removal_lets_both_in_again(
-    two_frontends: Testbed, both_get_through: Callable[[], None], saw: Saw
+def test_removed_policy_allows_both_again(
+    two_frontends: Testbed, assert_both_allowed: Callable[[], None], saw: Saw
 ) -> None:
     """After the policy is removed, both frontends show their users' accounts again."""
     backend, other = two_frontends.workload("backend"), two_frontends.workload(OTHER)
-    both_get_through()
-    with two_frontends.enforcing(
-        "backend", policy.allow(policy.exactly(two_frontends.scenario.spiffe_id(NAMED)))
-    ):
+    assert_both_allowed()
+    with two_frontends.enforcing("backend", policy.allow(_id(two_frontends, FRONTEND))):
         assert_forbidden(other.envoy.request("backend", PATH))
     before, tag = backend.app.count(), uuid.uuid4().hex
 
-    exchanges = [two_frontends.workload(name).app.get(tag=tag) for name in (NAMED, OTHER)]
+    exchanges = [two_frontends.workload(name).app.get(tag=tag) for name in (FRONTEND, OTHER)]
 
     assert_shows_account(exchanges[0], "alice")
     assert_shows_account(exchanges[1], "bob")
     seen = {s.client_id for s in backend.app.seen(before) if s.tag == tag}
-    assert seen == {two_frontends.scenario.spiffe_id(name) for name in (NAMED, OTHER)}
-    both_get_through()
-    saw("refused under the policy, and both accounts are shown after its removal")
+    assert seen == {two_frontends.scenario.spiffe_id(name) for name in (FRONTEND, OTHER)}
+    assert_both_allowed()
+    saw("denied under the policy; both accounts are shown after its removal")
 
 
 @requirement("RBAC-6")
-@pytest.mark.usefixtures("both_are_let_in_without")
-def test_deny_refuses_the_one_it_names(two_frontends: Testbed, saw: Saw) -> None:
+@pytest.mark.usefixtures("both_allowed_without_policy")
+def test_deny_policy_denies_only_its_principal(two_frontends: Testbed, saw: Saw) -> None:
     """A DENY policy for one frontend denies only that frontend."""
     backend, rules = two_frontends.workload("backend"), policy.deny(_id(two_frontends, OTHER))
 
     with two_frontends.enforcing("backend", rules):
         before, decided = backend.tally(), backend.decisions()
-        answers = {name: _ask(two_frontends, name) for name in (NAMED, OTHER)}
+        answers = {name: _ask(two_frontends, name) for name in (FRONTEND, OTHER)}
 
-        assert_let_in(answers[NAMED])
+        assert_let_in(answers[FRONTEND])
         assert_forbidden(answers[OTHER])
         seen = [s.client_id for s in backend.app.seen(before.requests)]
-        assert seen == [two_frontends.scenario.spiffe_id(NAMED)], f"the app saw {seen}"
+        assert seen == [two_frontends.scenario.spiffe_id(FRONTEND)], f"the app saw {seen}"
         assert_decided(backend, decided, {ALLOWED: 1, DENIED: 1})
-    saw(f"{NAMED}: {answers[NAMED]}; {OTHER}: {answers[OTHER]}")
+    saw(f"{FRONTEND}: {answers[FRONTEND]}; {OTHER}: {answers[OTHER]}")
 
 
 def _id(two_frontends: Testbed, name: str) -> policy.Principal:

@@ -13,8 +13,8 @@ from svidproof.watch.timeline import spiffe_ids
 pytestmark = [requirement("HELPER-10"), runs_last()]
 OTHER = "manifest-other"
 HINTS = ("inward", "outward")
-HOUR = 3600  # seconds: nothing is renewed meanwhile
-# Beside the files that its program reads.
+HOUR = 3600  # seconds: nothing is renewed during the checks
+# In addition to the files that its program reads.
 FILES = {
     "svid_file_name": "hinted.pem",
     "svid_key_file_name": "hinted.key",
@@ -24,7 +24,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def hinted(manifest: Testbed) -> Iterator[Helped]:
-    """A workload with an SVID for each hint, beside the one that it has without."""
+    """A workload with one SVID for each hint, in addition to the one without a hint."""
     other, agent = manifest.helped[OTHER], manifest.agent_of(OTHER)
     with contextlib.ExitStack() as entries:
         for hint in HINTS:
@@ -46,17 +46,17 @@ def test_hinted_svid_is_written(manifest: Testbed, hinted: Helped, saw: Saw) -> 
         saw(f"{hint}: {expected}")
 
 
-def test_hint_that_nobody_has_is_refused(hinted: Helped) -> None:
+def test_unknown_hint_is_reported(hinted: Helped) -> None:
     """spiffe-helper exits with status 1 and logs a hint that no SVID has."""
-    ended = _try(hinted, "nowhere")
+    exited = _try(hinted, "nowhere")
 
-    assert ended.status == 1, str(ended)
-    assert "failed to find the hinted x509 SVID" in ended.said, str(ended)
+    assert exited.status == 1, str(exited)
+    assert "failed to find the hinted x509 SVID" in exited.said, str(exited)
 
 
 def _assert_fetched(hinted: Helped, hint: str) -> None:
-    ended = _try(hinted, hint)
-    assert ended.status == 0, f"with hint {hint} {ended}"
+    exited = _try(hinted, hint)
+    assert exited.status == 0, f"with hint {hint} {exited}"
 
 
 def _try(hinted: Helped, hint: str) -> Ended:

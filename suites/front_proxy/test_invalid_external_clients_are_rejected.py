@@ -19,7 +19,7 @@ pytestmark = [
 
 @requirement("PROXY-2")
 @pytest.mark.parametrize("version", VERSIONS)
-def test_client_without_certificate_stays_outside(
+def test_client_without_certificate_is_rejected(
     front_proxy: Testbed, version: Version, saw: Saw
 ) -> None:
     """A client without a certificate gets a TLS alert, and no request is forwarded."""
@@ -29,11 +29,11 @@ def test_client_without_certificate_stays_outside(
     exchange = front_proxy.outside.get("proxy", credential=None, versions=(version, version))
 
     assert_refused(exchange, {MISSING[version]}, at=proxy, since=before, counter=NO_CERT)
-    saw(f"{exchange}; {NO_CERT} +1; the backend saw nothing")
+    saw(f"{exchange}; {NO_CERT} +1; the backend saw no request")
 
 
 @requirement("PROXY-2")
-def test_client_without_tls_stays_outside(front_proxy: Testbed, saw: Saw) -> None:
+def test_client_without_tls_is_rejected(front_proxy: Testbed, saw: Saw) -> None:
     """A client that sends plain HTTP gets no answer, and no request is forwarded."""
     proxy = front_proxy.workload("proxy")
     before = proxy.tally()
@@ -43,13 +43,13 @@ def test_client_without_tls_stays_outside(front_proxy: Testbed, saw: Saw) -> Non
     assert_not_answered(exchange)
     assert_counted(proxy, before, {f"listener.inbound.ssl.{CONNECTION}": 1})
     assert_unseen(proxy, before)
-    saw(f"{exchange}; {CONNECTION} +1; the backend saw nothing")
+    saw(f"{exchange}; {CONNECTION} +1; the backend saw no request")
 
 
 @requirement("PROXY-4")
 @pytest.mark.parametrize("row", PARAMS)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_flawed_client_stays_outside(
+def test_flawed_external_client_is_rejected(
     front_proxy: Testbed, version: Version, row: Row, saw: Saw
 ) -> None:
     """A client with a flawed credential gets a fatal alert, and no request is forwarded."""
@@ -61,4 +61,4 @@ def test_flawed_client_stays_outside(
     )
 
     assert_refused(exchange, {alert}, at=proxy, since=before, counter=counter)
-    saw(f"{exchange}; {counter} +1; the backend saw nothing")
+    saw(f"{exchange}; {counter} +1; the backend saw no request")

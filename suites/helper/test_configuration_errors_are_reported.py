@@ -14,8 +14,8 @@ svid_key_file_name = "b"
 svid_bundle_file_name = "c"
 """
 JWT = '{ jwt_svid_file_name = "j" }'
-# Most would fetch once and end, if they were accepted.
-MISTAKES = {
+# If accepted, most of them would fetch once and exit.
+ERRORS = {
     "unknown-key": (f'{ONCE}{FILES}colour = "red"', "unknown top level key(s): colour"),
     "file-left-out": (f'{ONCE}svid_file_name = "a"', "all or none of 'svid_file_name'"),
     "nothing-to-write": (ONCE, "at least one of the sets"),
@@ -29,32 +29,34 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [pytest.param(*mistake, id=name) for name, mistake in MISTAKES.items()]
+    ("text", "reason"), [pytest.param(*error, id=name) for name, error in ERRORS.items()]
 )
-def test_mistake_is_told(manifest: Testbed, text: str, reason: str, saw: Saw) -> None:
+def test_invalid_configuration_is_rejected(
+    manifest: Testbed, text: str, reason: str, saw: Saw
+) -> None:
     """spiffe-helper exits immediately with status 1 and reports the error."""
-    ended = _try(manifest, text)
+    exited = _try(manifest, text)
 
-    assert ended.status == 1, str(ended)
-    assert reason in ended.said, f"it did not say {reason!r}: {ended}"
-    assert "Received update" not in ended.said, f"it had fetched something: {ended}"
-    saw(ended.said.splitlines()[-1][:200])
+    assert exited.status == 1, str(exited)
+    assert reason in exited.said, f"it did not report {reason!r}: {exited}"
+    assert "Received update" not in exited.said, f"it had fetched something: {exited}"
+    saw(exited.said.splitlines()[-1][:200])
 
 
 @pytest.mark.parametrize("signal", ["SIGHUP", ""], ids=["signal", "no-signal"])
-def test_sound_configuration_is_accepted(manifest: Testbed, signal: str) -> None:
+def test_valid_configuration_is_accepted(manifest: Testbed, signal: str) -> None:
     """The scenario's configuration is accepted, also with a program without a signal."""
     other = manifest.helped["manifest-other"]
-    told = {**other.configuration(), "daemon_mode": False, "renew_signal": signal}
+    configuration = {**other.configuration(), "daemon_mode": False, "renew_signal": signal}
 
-    ended = _try(manifest, other.text(told))
+    exited = _try(manifest, other.text(configuration))
 
-    assert ended.status == 0, str(ended)
-    assert "Successfully fetched x509 certificates" in ended.said, f"it fetched none: {ended}"
+    assert exited.status == 0, str(exited)
+    assert "Successfully fetched x509 certificates" in exited.said, f"it fetched none: {exited}"
 
 
 def _try(manifest: Testbed, text: str) -> Ended:
     try:
         return manifest.helped["manifest-other"].try_configuration(text)
     except PlatformError as error:
-        raise AssertionError(f"it was not refused: {error}") from None
+        raise AssertionError(f"it was not rejected: {error}") from None

@@ -1,7 +1,6 @@
 """Exact and prefix principals match SPIFFE IDs.
 
-All of this is asked at a listener that accepts every ID of the trust domain, so that a policy is
-the only thing there that says no.
+The listener `anyone` accepts every SPIFFE ID of the trust domain, so that only a policy denies.
 """
 
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 from svidproof import Capability, Exchange, Saw, Testbed, needs, policy, requirement
 from svidproof.checks import assert_decided, assert_forbidden, assert_let_in
 
-DOOR = "anyone"
+LISTENER = "anyone"
 PATH = "/balances/alice"
 FORGED = needs(Capability.OWN_TRUST_ROOT)
 IDS = [
@@ -27,74 +26,81 @@ IDS = [
 
 
 @dataclass(frozen=True)
-class Row:
-    """A principal by what it matches, and those of the IDs that it must let in."""
+class Rule:
+    """A policy that allows one principal.
+
+    Attributes:
+        kind: `exact` or `prefix`.
+        name: the path that the principal matches.
+        allowed: the tested paths that it must allow.
+    """
 
     kind: str
     name: str
-    meant: frozenset[str]
+    allowed: frozenset[str]
 
     def principal(self, two_frontends: Testbed) -> policy.Principal:
-        """In the words of a policy."""
+        """Return the principal as Envoy reads it."""
         spiffe_id = two_frontends.scenario.spiffe_id(self.name)
         return policy.exactly(spiffe_id) if self.kind == "exact" else policy.below(spiffe_id)
 
 
-EXACT = Row("exact", "frontend", frozenset({"frontend"}))
+EXACT = Rule("exact", "frontend", frozenset({"frontend"}))
 CHARACTERS = frozenset({"frontend", "frontend-2", "frontend/v1", "frontends/v1"})
-ROWS = [
+RULES = [
     pytest.param(EXACT, id="exact"),
-    pytest.param(Row("prefix", "frontend", CHARACTERS), id="prefix-without-slash"),
-    pytest.param(Row("prefix", "frontend/", frozenset({"frontend/v1"})), id="prefix-with-slash"),
+    pytest.param(Rule("prefix", "frontend", CHARACTERS), id="prefix-without-slash"),
+    pytest.param(Rule("prefix", "frontend/", frozenset({"frontend/v1"})), id="prefix-with-slash"),
 ]
 
 
 @pytest.fixture(scope="session")
-def _all_are_let_in_without(two_frontends: Testbed) -> None:
-    """Control: without a policy that listener lets in every one of these IDs, even an odd one."""
+def _all_allowed_without_policy(two_frontends: Testbed) -> Testbed:
+    """Control: without a policy the listener allows every one of these IDs, even an odd one."""
     forged = two_frontends.capabilities & {Capability.OWN_TRUST_ROOT}
     names = [str(p.values[0]) for p in IDS if forged or not p.marks]
     with two_frontends.quiet():
         for name in names:
             assert_let_in(_ask(two_frontends, name))
+    return two_frontends
 
 
 @pytest.fixture
-def _quietly(two_frontends: Testbed, _all_are_let_in_without: None) -> Iterator[None]:
-    with two_frontends.quiet():
+def _controlled(_all_allowed_without_policy: Testbed) -> Iterator[None]:
+    with _all_allowed_without_policy.quiet():
         yield
 
 
 @requirement("RBAC-8")
-@pytest.mark.usefixtures("_quietly")
+@pytest.mark.usefixtures("_controlled")
 @pytest.mark.parametrize("name", IDS)
-@pytest.mark.parametrize("row", ROWS)
-def test_principal_means_whom_it_says(
-    two_frontends: Testbed, row: Row, name: str, saw: Saw
+@pytest.mark.parametrize("rule", RULES)
+def test_principal_matches_exactly_its_ids(
+    two_frontends: Testbed, rule: Rule, name: str, saw: Saw
 ) -> None:
     """An exact principal matches one ID; a prefix matches every ID with that prefix."""
     backend = two_frontends.workload("backend")
 
-    with two_frontends.enforcing("backend", policy.allow(row.principal(two_frontends))):
+    with two_frontends.enforcing("backend", policy.allow(rule.principal(two_frontends))):
         before, decided = backend.app.count(), backend.decisions()
         exchange = _ask(two_frontends, name)
 
-        if name in row.meant:
+        if name in rule.allowed:
             assert_let_in(exchange)
         else:
             assert_forbidden(exchange)
         reached = backend.app.count() - before
-        assert reached == (name in row.meant), f"{reached} requests reached the app"
-        counter = "allowed" if name in row.meant else "denied"
+        assert reached == (name in rule.allowed), f"{reached} requests reached the app"
+        counter = "allowed" if name in rule.allowed else "denied"
         assert_decided(backend, decided, {counter: 1})
-    saw(f"{row.kind} …/{row.name}, client …/{name}: {exchange}")
+    saw(f"{rule.kind} …/{rule.name}, client …/{name}: {exchange}")
 
 
 def _ask(two_frontends: Testbed, name: str) -> Exchange:
-    """Ask as one of the frontends, or with a flawless credential for another ID."""
+    """Send a request as one of the frontends, or with a forged valid SVID for another ID."""
     if name in two_frontends.workloads:
         credential = two_frontends.workload(name).svid()
     else:
         credential = two_frontends.forge.valid(two_frontends.scenario.spiffe_id(name))
     backend = two_frontends.workload("backend")
-    return two_frontends.prober.get(backend, PATH, door=DOOR, credential=credential)
+    return two_frontends.prober.get(backend, PATH, door=LISTENER, credential=credential)

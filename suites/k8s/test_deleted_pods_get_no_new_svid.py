@@ -22,29 +22,29 @@ from svidproof.renewal_rule import Period
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 LEAVER = "leaver"
-TTL = 12  # seconds: with SPIRE's backdating of ten, it is renewed every one to three
-# What SPIRE says if an agent wants to renew what has just been deleted.
+TTL = 12  # seconds: with SPIRE's backdating of ten, it is renewed every one to three seconds
+# What SPIRE logs if an agent renews an SVID whose entry was just deleted.
 CROSSED = r"No identity issued|[Ee]ntry not found|[Ff]ailed to (sign|fetch|renew)"
 
 
 @dataclass(frozen=True)
-class Departure:
-    """A workload that was renewed while it was there, and was deleted.
+class Deletion:
+    """A pod whose SVID was renewed, and which was then deleted with its entry.
 
     Attributes:
         entry: the ID of its entry.
-        over: when its agent had dropped it.
-        due: when it would have been renewed at the latest, on the clock that never goes back.
+        dropped: when its agent had dropped the entry.
+        due: when the next renewal would be due at the latest, on the monotonic clock.
     """
 
     entry: str
-    over: Moment
+    dropped: Moment
     due: float
 
 
 @pytest.fixture(scope="session")
-def departure(api: Testbed) -> Departure:
-    """A workload that comes, is renewed, and goes, and its entry with it."""
+def deletion(api: Testbed) -> Deletion:
+    """A pod is created, its SVID is renewed, and the pod and its entry are deleted."""
     own, agent = api.scenario.spiffe_id(LEAVER), api.agent_of("api")
     longest = Period.of(TTL, api.settings.timing.sync_s).longest(TTL)
     renewal = Budget("first renewal", longest, 0.1)
@@ -58,32 +58,32 @@ def departure(api: Testbed) -> Departure:
             eventually(lambda: _assert_renewed(api), renewal, alive=agent.assert_alive)
             leaver.leave()
         eventually(lambda: _assert_dropped(api, entry), budgets.REGISTRATION)
-    over = Moment.now()
-    return Departure(entry, over, over.at + longest)
+    dropped = Moment.now()
+    return Deletion(entry, dropped, dropped.at + longest)
 
 
 @requirement("K8S-4")
-def test_entry_is_gone(api: Testbed, departure: Departure) -> None:
+def test_entry_is_deleted(api: Testbed, deletion: Deletion) -> None:
     """The server's list has neither the deleted entry nor another for its SPIFFE ID."""
     path = f"/{LEAVER}"
 
     left = [e["id"] for e in api.spire.entries() if e["spiffe_id"]["path"].endswith(path)]
 
-    assert departure.entry not in left, f"entry {departure.entry} is still there"
+    assert deletion.entry not in left, f"entry {deletion.entry} is still there"
     assert not left, f"entries for its ID are still there: {left}"
 
 
 @requirement("K8S-4")
 @runs_last(2)
-def test_nobody_is_signed_for_after_deletion(api: Testbed, departure: Departure) -> None:
+def test_no_svid_is_signed_after_deletion(api: Testbed, deletion: Deletion) -> None:
     """No SVID is signed for a deleted workload, not even when a renewal would be due."""
-    rest = max(departure.due - Moment.now().at, 0.0)
+    rest = max(deletion.due - Moment.now().at, 0.0)
 
-    def quiet() -> None:
-        late = [r for r in _signatures(api) if r.wall > departure.over.wall]
+    def unsigned() -> None:
+        late = [r for r in _signatures(api) if r.wall > deletion.dropped.wall]
         assert not late, f"signed {len(late)} times after it was deleted, for {_callers(late)}"
 
-    consistently(quiet, Budget("until its renewal would be over", rest, 0.25))
+    consistently(unsigned, Budget("until its renewal would be due", rest, 0.25))
 
 
 def _signatures(api: Testbed) -> list[LogRecord]:

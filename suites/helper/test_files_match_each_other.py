@@ -13,22 +13,22 @@ from svidproof.watch.renewals import Renewals
 from svidproof.watch.timeline import Source
 
 pytestmark = requirement("HELPER-3")
-ENOUGH = 0.3  # of the looks: a busy machine delays some
+ENOUGH = 0.3  # of the samples: a busy machine delays some
 WORKLOADS = ["manifest-server", "manifest-client", "manifest-other"]
 each_workload = pytest.mark.parametrize("name", WORKLOADS)
 
 
 @each_workload
-def test_key_is_always_the_certificates(renewals: Renewals, name: str) -> None:
+def test_key_always_matches_the_certificate(renewals: Renewals, name: str) -> None:
     """The key matches the certificate at every stable read of the files."""
     defects = [d for d in renewals.timeline.defects(name) if d.seen.at <= renewals.end.at]
     sightings = renewals.timeline.sightings(Source.FILES, name)
 
     assert not defects, f"{len(defects)} times; the first: {defects[0].text}"
-    assert sightings, f"nobody has looked at {name}'s files"
-    looks = sum(s.times for s in sightings)
+    assert sightings, f"no file was sampled for {name}: the observation window was empty"
+    samples = sum(s.times for s in sightings)
     seconds = renewals.end.at - sightings[0].first.at
-    assert looks * LOOK_INTERVAL >= seconds * ENOUGH, f"{looks} looks in {seconds:.0f} s"
+    assert samples * LOOK_INTERVAL >= seconds * ENOUGH, f"{samples} samples in {seconds:.0f} s"
 
 
 @each_workload
@@ -52,7 +52,7 @@ def test_bundle_is_the_trust_bundle(renewals: Renewals, name: str) -> None:
         t for t in renewals.timeline.trusts(Source.FILES, name) if t.seen.at <= renewals.end.at
     ]
 
-    assert trusts, f"nobody has looked at {name}'s bundle"
+    assert trusts, f"no bundle was sampled for {name}: the observation window was empty"
     for trust in trusts:
         assert trust.serials == bundle, (
             f"{name}'s bundle held {len(trust.serials)} authorities, not the {len(bundle)} of "
@@ -87,5 +87,5 @@ def _assert_issued(below: x509.Certificate, above: list[x509.Certificate]) -> No
         else:
             return
     raise AssertionError(
-        f"{below.subject.rfc4514_string()} is issued by none of {len(above)} above it: {reasons}"
+        f"{below.subject.rfc4514_string()} is issued by none of {len(above)} issuers: {reasons}"
     )

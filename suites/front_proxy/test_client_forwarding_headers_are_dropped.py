@@ -1,4 +1,4 @@
-"""Forwarding headers that only the proxy may set are not accepted from clients."""
+"""The proxy drops or overwrites forwarding headers that a client sends."""
 
 import uuid
 
@@ -12,24 +12,24 @@ from svidproof.echo import CLIENT_CERTIFICATE, Element
 pytestmark = [requirement("PROXY-5"), needs(Capability.OUTSIDE), pytest.mark.usefixtures("quiet")]
 Headers = tuple[tuple[str, str], ...]
 HASH = "0" * 64
-# An address of nobody's (RFC 5737), and an ID that is nothing but a UUID.
+# A documentation address (RFC 5737), and a UUID without a meaning.
 MARK, FORGED_ID = "203.0.113.7", "12345678-1234-4234-8234-123456789abc"
 FORGERIES = {
-    # As the proxy itself would write of a client that the backend accepts.
+    # What the proxy itself writes about a client that the backend accepts.
     "imitation": ((CLIENT_CERTIFICATE, "By={proxy};Hash={hash};URI={client}"),),
     "mixed-case": (("X-Forwarded-CLIENT-Cert", "By={proxy};Hash={hash};URI={client}"),),
     "two-headers": (
         (CLIENT_CERTIFICATE, "By={proxy};Hash={hash};URI={client}"),
         (CLIENT_CERTIFICATE, "By={backend};Hash={hash};URI={proxy}"),
     ),
-    # As it would look behind the backend's own sidecar.
+    # What the backend's own sidecar makes of it.
     "two-elements": (
         (
             CLIENT_CERTIFICATE,
             "By={proxy};Hash={hash};URI={client},By={backend};Hash={hash};URI={proxy}",
         ),
     ),
-    # What follows would be taken for a part of a quoted field.
+    # The text that the proxy appends would become a part of a quoted field.
     "open-quote": ((CLIENT_CERTIFICATE, 'By={proxy};Hash={hash};URI={client};Subject="'),),
 }
 OTHERS = [
@@ -65,14 +65,16 @@ def test_forged_client_certificate_is_overwritten(
     values = echo.values(CLIENT_CERTIFICATE)
     assert len(values) == 1, f"the backend got {len(values)} such headers: {values}"
     assert HASH not in values[0], f"the backend got the forged header: {values[0]}"
-    assert [(e.by, e.uris) for e in echo.clients] == _honest(front_proxy), f"it got {values[0]}"
+    assert [(e.by, e.uris) for e in echo.clients] == _expected(front_proxy), (
+        f"the backend got {values[0]}"
+    )
     assert echo.clients[0].hash == _hash(credential), "the first hash is not the client's"
-    saw(f"{form}: the backend got {_told(echo.clients)}")
+    saw(f"{form}: the backend got {_described(echo.clients)}")
 
 
 @pytest.mark.usefixtures("genuine_client_is_accepted")
 @pytest.mark.parametrize("name", ["x_forwarded_client_cert", "X_Forwarded_For"])
-def test_name_with_underscores_is_refused(front_proxy: Testbed, name: str, saw: Saw) -> None:
+def test_name_with_underscores_is_rejected(front_proxy: Testbed, name: str, saw: Saw) -> None:
     """A header name with `_` in place of `-`, which an app may confuse, gets HTTP 400."""
     proxy, credential = front_proxy.workload("proxy"), front_proxy.genuine_client()
     before = proxy.tally()
@@ -82,11 +84,11 @@ def test_name_with_underscores_is_refused(front_proxy: Testbed, name: str, saw: 
     assert exchange.status == 400, f"expected HTTP 400, got {exchange}"
     assert_counted(proxy, before, {"listener.inbound.ssl.handshake": 1})
     assert_unseen(proxy, before)
-    saw(f"{exchange}; the backend saw nothing")
+    saw(f"{exchange}; the backend saw no request")
 
 
 @pytest.mark.parametrize(("name", "value"), OTHERS)
-def test_forged_header_does_not_come_through(
+def test_forged_header_does_not_reach_the_backend(
     front_proxy: Testbed, name: str, value: str, saw: Saw
 ) -> None:
     """A forwarding header of a client does not reach the backend unchanged."""
@@ -98,11 +100,11 @@ def test_forged_header_does_not_come_through(
 
     echo = assert_echoed(exchange)
     assert echo.values("x-svidproof-tag") == [tag], "the backend got another request"
-    # As one of several, too: what the client says of its address stands before what is added.
+    # Also as one of several values: a client's address would stand before the added one.
     forged = [(n, v) for n, v in echo.headers if value in map(str.strip, v.split(","))]
     assert not forged, f"the backend got {forged}"
     assert echo.values("x-forwarded-proto") == ["https"], echo.values("x-forwarded-proto")
-    # Envoy writes a digit of its own into those that it keeps.
+    # Envoy replaces one digit of a request ID that it keeps.
     kept = [i for i in echo.values("x-request-id") if i.startswith(FORGED_ID[:8])]
     assert not kept, f"the backend got the client's own x-request-id {kept}"
     saw(f"{name} became {echo.values(name.lower()) or 'nothing'}")
@@ -118,7 +120,7 @@ def _forged(front_proxy: Testbed, forgery: Headers) -> Headers:
     return tuple((name, value.format(**names)) for name, value in forgery)
 
 
-def _honest(front_proxy: Testbed) -> list[tuple[str, tuple[str, ...]]]:
+def _expected(front_proxy: Testbed) -> list[tuple[str, tuple[str, ...]]]:
     client, proxy, backend = map(front_proxy.scenario.spiffe_id, ("generator", "proxy", "backend"))
     return [(proxy, (client,)), (backend, (proxy,))]
 
@@ -127,5 +129,5 @@ def _hash(credential: Credential) -> str:
     return credential.leaf.fingerprint(hashes.SHA256()).hex()
 
 
-def _told(clients: list[Element]) -> str:
-    return " and ".join(f"{', '.join(e.uris)} by {e.by}" for e in clients)
+def _described(clients: list[Element]) -> str:
+    return " and ".join(f"{', '.join(e.uris)}, set by {e.by}" for e in clients)

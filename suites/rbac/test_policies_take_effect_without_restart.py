@@ -1,8 +1,8 @@
 """Policies change under load without a restart or a wrong answer.
 
-All of this is asked of one row of changes, while three clients ask without a pause, and the watch
-beside them: the two frontends over a new connection each time, and the one that is refused by and
-by over one connection that stays open.
+All checks read one series of policy changes. During it three clients send requests without a pause,
+in addition to the watch: both frontends over a new connection each time, and the second frontend
+over one connection that stays open.
 """
 
 import contextlib
@@ -32,16 +32,16 @@ from svidproof.clock import Moment
 from svidproof.sessions import Client
 from svidproof.watch.timeline import Request
 
-NAMED, OTHER, KEPT = "frontend", "frontend-2", "frontend-2 on an open connection"
+FRONTEND, OTHER, KEPT = "frontend", "frontend-2", "frontend-2 on an open connection"
 PATH = "/balances/alice"
-TURNS = 5  # a policy comes and goes
+TURNS = 5  # times that the policy is enforced and removed
 PAUSE = 0.002  # seconds between two requests of a client
 LEAST = 3  # answers that each client must get under each policy
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client was answered, and when: seconds that never go back."""
+    """One answer to a client; times are seconds on the monotonic clock."""
 
     sent: float
     came: float
@@ -54,10 +54,10 @@ class Change:
     """One change of policy.
 
     Attributes:
-        status: what the other frontend is answered from then on.
-        began: when its file was about to be replaced.
-        known: when the sidecar had said that it is in force.
-        ended: when the next was about to come.
+        status: the HTTP status of the second frontend's requests from then on.
+        began: just before the policy file was replaced.
+        known: when the sidecar reported that the policy was in force.
+        ended: just before the next change.
     """
 
     status: int
@@ -67,8 +67,8 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a restart would change: configuration, with its times, and what the app remembers."""
+class Uptime:
+    """What a restart would change: static configuration and its times, and the app's memory."""
 
     foundation: Mapping[str, Any]
     listeners: Mapping[str, int]
@@ -76,8 +76,8 @@ class Standing:
     marked: bool
 
     @classmethod
-    def of(cls, two_frontends: Testbed, tag: str) -> "Standing":
-        """What it is now; a request with this tag was sent before."""
+    def of(cls, two_frontends: Testbed, tag: str) -> "Uptime":
+        """Record the present state; a request with this tag was sent before."""
         backend = two_frontends.workload("backend")
         return cls(
             backend.envoy.foundation(),
@@ -89,31 +89,31 @@ class Standing:
 
 @dataclass(frozen=True)
 class Changes:
-    """All that was seen."""
+    """The record of all policy changes and of all answers."""
 
     changes: tuple[Change, ...]
     answers: Mapping[str, Sequence[Answer]]
     watched: Mapping[str, Sequence[Request]]
-    before: Standing
-    after: Standing
+    before: Uptime
+    after: Uptime
 
 
 @pytest.fixture(scope="module")
 def changes(two_frontends: Testbed) -> Changes:
-    """A policy that names one frontend comes and goes, again and again, under load."""
-    named, other, backend = map(two_frontends.workload, (NAMED, OTHER, "backend"))
-    rules = policy.allow(policy.exactly(named.spiffe_id))
+    """A policy that allows only the first frontend is enforced and removed several times."""
+    frontend, other, backend = map(two_frontends.workload, (FRONTEND, OTHER, "backend"))
+    rules = policy.allow(policy.exactly(frontend.spiffe_id))
     tag, start, marks = uuid.uuid4().hex, Moment.now(), list[tuple[int, float, float]]()
-    named.envoy.request("backend", PATH, tag=tag)
-    before = Standing.of(two_frontends, tag)
+    frontend.envoy.request("backend", PATH, tag=tag)
+    before = Uptime.of(two_frontends, tag)
     client = Client(backend.door("inbound"), other.svid())
     with client.connected() as connection:
         clients = {
-            NAMED: lambda: named.envoy.request("backend", PATH),
+            FRONTEND: lambda: frontend.envoy.request("backend", PATH),
             OTHER: lambda: other.envoy.request("backend", PATH),
             KEPT: lambda: connection.get(PATH),
         }
-        with _asking(clients) as answers:
+        with _requesting(clients) as answers:
             _await_answers(two_frontends, answers, time.monotonic())
             for _ in range(TURNS):
                 began = time.monotonic()
@@ -128,34 +128,34 @@ def changes(two_frontends: Testbed) -> Changes:
     return Changes(
         tuple(Change(*mark, end) for mark, end in zip(marks, ends, strict=True)),
         answers,
-        {name: _watched(two_frontends, name, start) for name in (NAMED, OTHER)},
+        {name: _watched(two_frontends, name, start) for name in (FRONTEND, OTHER)},
         before,
-        Standing.of(two_frontends, tag),
+        Uptime.of(two_frontends, tag),
     )
 
 
 @requirement("RBAC-4")
-def test_nothing_is_restarted(changes: Changes) -> None:
+def test_sidecar_and_app_are_not_restarted(changes: Changes) -> None:
     """The sidecar keeps its start time and listeners, and the app keeps its state."""
     before, after = changes.before, changes.after
 
-    other = [name for name, part in before.foundation.items() if after.foundation[name] != part]
-    assert not other, f"the sidecar was restarted or has other listeners: {', '.join(other)}"
+    changed = [name for name, part in before.foundation.items() if after.foundation[name] != part]
+    assert not changed, f"the sidecar was restarted or has other listeners: {', '.join(changed)}"
     assert after.listeners == before.listeners, f"the sidecar's listeners: {after.listeners}"
-    assert before.marked, "the app had not seen the first request"
-    assert after.marked, "the app has forgotten what it had seen: it was restarted"
+    assert before.marked, "the app did not receive the first request"
+    assert after.marked, "the app no longer remembers the first request: it was restarted"
     assert after.requests > before.requests, f"the app's count: {after.requests}"
 
 
 @requirement("RBAC-4")
-def test_no_request_fails_meanwhile(changes: Changes, saw: Saw) -> None:
+def test_no_request_fails_during_changes(changes: Changes, saw: Saw) -> None:
     """Every answer during policy changes is 200 or 403, and 200 for a client always allowed."""
     for name, answers in changes.answers.items():
-        right = {200} if name == NAMED else {200, 403}
+        right = {200} if name == FRONTEND else {200, 403}
         wrong = [answer.text for answer in answers if answer.status not in right]
         assert not wrong, f"{len(wrong)} of {len(answers)} of {name} failed; the first: {wrong[0]}"
     for name, requests in changes.watched.items():
-        right = {200} if name == NAMED else {200, 403}
+        right = {200} if name == FRONTEND else {200, 403}
         notes = [request.note for request in requests if request.status not in right]
         assert not notes, f"{len(notes)} of the watch's requests by {name} failed: {notes[0]}"
     total = sum(len(answers) for answers in changes.answers.values())
@@ -164,7 +164,7 @@ def test_no_request_fails_meanwhile(changes: Changes, saw: Saw) -> None:
 
 @requirement("RBAC-4")
 @pytest.mark.parametrize("name", [OTHER, KEPT], ids=["new-connections", "open-connection"])
-def test_each_policy_decides_while_it_is_in_force(changes: Changes, name: str, saw: Saw) -> None:
+def test_policy_in_force_decides_every_request(changes: Changes, name: str, saw: Saw) -> None:
     """Every answer under a policy follows that policy, also on a connection that stays open."""
     count = 0
     for number, change in enumerate(changes.changes, 1):
@@ -172,13 +172,13 @@ def test_each_policy_decides_while_it_is_in_force(changes: Changes, name: str, s
         under = [a for a in answers if a.came < change.ended]
         wrong = [a.text for a in under if a.status != change.status]
         assert len(under) >= LEAST, f"{name} got {len(under)} answers under policy {number}"
-        assert not wrong, f"policy {number}: {name} was to get {change.status}, not {wrong[0]}"
+        assert not wrong, f"policy {number}: expected {change.status} for {name}, got {wrong[0]}"
         count += len(under)
     saw(f"{count} answers under {len(changes.changes)} policies, each by the one in force")
 
 
 @requirement("RBAC-4")
-def test_a_change_takes_effect_in_time(changes: Changes, measure: Measure, saw: Saw) -> None:
+def test_change_takes_effect_in_time(changes: Changes, measure: Measure, saw: Saw) -> None:
     """A replaced policy file decides the next answers within a named budget."""
     effects = []
     for number, change in enumerate(changes.changes, 1):
@@ -200,19 +200,19 @@ def test_a_change_takes_effect_in_time(changes: Changes, measure: Measure, saw: 
 
 
 @contextlib.contextmanager
-def _asking(clients: Mapping[str, Callable[[], Exchange]]) -> Iterator[dict[str, list[Answer]]]:
-    """Have each client ask again and again while the block runs; yields what they are answered."""
+def _requesting(clients: Mapping[str, Callable[[], Exchange]]) -> Iterator[dict[str, list[Answer]]]:
+    """Have each client send requests while the block runs; yields their answers."""
     answers: dict[str, list[Answer]] = {name: [] for name in clients}
     stop = threading.Event()
 
-    def go_on(name: str) -> None:
+    def request_on(name: str) -> None:
         while not stop.wait(PAUSE):
             sent = time.monotonic()
             exchange = clients[name]()
             answers[name].append(Answer(sent, time.monotonic(), exchange.status, str(exchange)))
 
     with ThreadPoolExecutor(len(clients)) as pool:
-        running = [pool.submit(go_on, name) for name in clients]
+        running = [pool.submit(request_on, name) for name in clients]
         try:
             yield answers
         finally:
@@ -224,11 +224,11 @@ def _asking(clients: Mapping[str, Callable[[], Exchange]]) -> Iterator[dict[str,
 def _await_answers(
     two_frontends: Testbed, answers: Mapping[str, Sequence[Answer]], since: float
 ) -> None:
-    """Each client has asked, and was answered, some times since a moment."""
+    """Wait until each client got some answers to requests that it sent since a moment."""
 
     def answered() -> None:
-        for name, all_of_it in answers.items():
-            count = sum(answer.sent >= since for answer in all_of_it)
+        for name, received in answers.items():
+            count = sum(answer.sent >= since for answer in received)
             if count <= LEAST:
                 raise NotYet(f"{count} answers to {name}")
 
@@ -237,7 +237,7 @@ def _await_answers(
 
 def _await_watch(two_frontends: Testbed, since: Moment) -> None:
     def seen() -> None:
-        for name in (NAMED, OTHER):
+        for name in (FRONTEND, OTHER):
             if (count := len(_watched(two_frontends, name, since))) < LEAST:
                 raise NotYet(f"the watch has sent {count} requests by {name}")
 

@@ -1,5 +1,6 @@
 """Two programs without SPIFFE support authenticate each other with SVID files."""
 
+import http
 import uuid
 
 import pytest
@@ -22,17 +23,19 @@ def test_client_fetches_the_manifest(manifest: Testbed, saw: Saw) -> None:
 
     fetched = client.fetch("manifest", tag=tag)
 
-    assert fetched.status == 200, str(fetched)
+    assert fetched.status == http.HTTPStatus.OK, str(fetched)
     assert fetched.body["manifest"] == MANIFEST, f"the client got {fetched.body}"
-    assert fetched.server == server.spiffe_id, f"the client took {fetched.server} for the server"
-    assert fetched.body["client"] == client.spiffe_id, f"the server saw {fetched.body['client']}"
+    assert fetched.server == server.spiffe_id, f"the client saw the server {fetched.server}"
+    assert fetched.body["client"] == client.spiffe_id, (
+        f"the server saw the client {fetched.body['client']}"
+    )
     seen = [request for request in server.seen() if request[0] == tag]
-    assert seen == [(tag, client.spiffe_id, 200)], f"the server saw {seen}"
+    assert seen == [(tag, client.spiffe_id, 200)], f"the server saw the requests {seen}"
     saw(str(fetched))
 
 
 @pytest.mark.parametrize("name", ["manifest-server", "manifest-client"])
-def test_program_presents_what_is_in_its_files(manifest: Testbed, name: str) -> None:
+def test_program_presents_the_certificate_in_its_files(manifest: Testbed, name: str) -> None:
     """Each program presents the certificate in its files."""
     client, workload = manifest.helped["manifest-client"], manifest.helped[name]
 
@@ -44,7 +47,7 @@ def test_program_presents_what_is_in_its_files(manifest: Testbed, name: str) -> 
             f"{leaf.serial_number}; {fetched}"
         )
 
-    # A renewal may come in between.
+    # The files may be renewed between the two reads.
     eventually(presented, budgets.PRESENTED)
 
 
@@ -54,34 +57,32 @@ def test_program_is_started_as_configured(manifest: Testbed, name: str) -> None:
     state = manifest.helped[name].state()
 
     assert state.arguments == [MOTTO], f"{name} has the arguments {state.arguments}, not {[MOTTO]}"
-    # Wherever programs run there is a PATH, and nothing below spiffe-helper would make one up.
+    # Every platform has a PATH, and no program of the suite sets one.
     assert "PATH" in state.environment, f"{name}'s environment is {state.environment}, without PATH"
 
 
 @each_program
-def test_program_can_be_heard(manifest: Testbed, name: str) -> None:
-    """A program's stdout and stderr go to spiffe-helper's own log.
-
-    And it is written by one process: none was started before the files were there.
-    """
+def test_program_output_is_logged(manifest: Testbed, name: str) -> None:
+    """A program's stdout and stderr go to spiffe-helper's log, from one process only."""
     helped = manifest.helped[name]
     pid = str(helped.state().pid)
 
-    def heard() -> dict[str, list[str]]:
-        said: dict[str, list[str]] = {"stdout": [], "stderr": []}
+    def logged() -> dict[str, list[str]]:
+        streams: dict[str, list[str]] = {"stdout": [], "stderr": []}
         for record in manifest.logs(helped.component, manifest.watch.timeline.start):
             if begun := BEGUN.search(record.message):
-                said[begun[2]].append(begun[1])
-        missing = [stream for stream, pids in said.items() if pid not in pids]
+                streams[begun[2]].append(begun[1])
+        missing = [stream for stream, pids in streams.items() if pid not in pids]
         assert not missing, f"the {' and '.join(missing)} of {name}'s program is not in its log"
-        return said
+        return streams
 
-    said = eventually(heard, budgets.LOG_LINE, alive=helped.assert_alive)
+    streams = eventually(logged, budgets.LOG_LINE, alive=helped.assert_alive)
 
-    assert said["stdout"] == [pid], f"{name}'s program was started {len(said['stdout'])} times"
+    starts = streams["stdout"]
+    assert starts == [pid], f"{name}'s program was started {len(starts)} times"
 
 
-def test_stranger_gets_no_byte_of_it(manifest: Testbed) -> None:
+def test_client_without_certificate_is_rejected(manifest: Testbed) -> None:
     """A client without a certificate is rejected in the handshake, and the server logs why."""
     server = manifest.helped["manifest-server"]
     with manifest.quiet():
@@ -91,13 +92,13 @@ def test_stranger_gets_no_byte_of_it(manifest: Testbed) -> None:
 
         after = eventually(lambda: _seen(server, before), budgets.REFUSAL_SEEN)
     if exchange.status is not None:
-        raise Accepted(f"expected a refusal in the handshake, got {exchange}")
+        raise Accepted(f"expected a rejection in the handshake, got {exchange}")
     assert exchange.alert is Alert.CERTIFICATE_REQUIRED, f"got {exchange}"
-    assert [status for *_, status in after] == [None], f"the server saw {after}"
-    assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in after[0][1], f"the server says {after[0][1]}"
+    assert [status for *_, status in after] == [None], f"the server recorded {after}"
+    assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in after[0][1], f"the server logged {after[0][1]}"
 
 
 def _seen(server: Helped, since: int) -> list[tuple[str | None, str, int | None]]:
     seen = server.seen(since)
-    assert seen, f"{server.name} has seen nobody"
+    assert seen, f"{server.name} recorded no connection"
     return seen

@@ -13,7 +13,7 @@ from svidproof.guests import Guest
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 TWIN = "twin"
-# In what each of those that come is not like the API.
+# By pod: in what it differs from the API's pod.
 DIFFERS = {
     TWIN: {},
     "label": {"label": "another"},
@@ -24,8 +24,8 @@ DENIED = r"No identity issued"
 
 
 @pytest.fixture(scope="module")
-def guests(api: Testbed) -> Iterator[dict[str, Guest]]:
-    """A twin of the API, and for each thing one that is like it but for that."""
+def pods(api: Testbed) -> Iterator[dict[str, Guest]]:
+    """A twin of the API's pod, and for each selector a pod that differs only in it."""
     with contextlib.ExitStack() as stack:
         yield {
             name: stack.enter_context(api.guest(f"api-{name}", like="api", but=but))
@@ -34,32 +34,34 @@ def guests(api: Testbed) -> Iterator[dict[str, Guest]]:
 
 
 @requirement("K8S-2")
-@pytest.mark.parametrize("thing", [name for name in DIFFERS if name != TWIN])
-def test_stranger_is_refused(api: Testbed, guests: dict[str, Guest], thing: str, saw: Saw) -> None:
+@pytest.mark.parametrize("differs", [name for name in DIFFERS if name != TWIN])
+def test_lookalike_pod_is_denied(
+    api: Testbed, pods: dict[str, Guest], differs: str, saw: Saw
+) -> None:
     """A pod that differs from the API in one selector is attested and denied; its twin is not."""
-    twin, stranger = guests[TWIN], guests[thing]
+    twin, lookalike = pods[TWIN], pods[differs]
     own = api.scenario.spiffe_id("api")
     since = Moment.now()
 
-    with api.provoking(stranger.agent.component, DENIED):
+    with api.provoking(lookalike.agent.component, DENIED):
         twin.await_svid(own)
-        stranger.assert_refused()
+        lookalike.assert_refused()
         twin.await_svid(own)
 
-    # It was not refused because nobody could tell what it is.
-    eventually(lambda: _assert_attested(api, stranger, since), budgets.LOG_LINE)
-    alike = set(stranger.selectors) & set(twin.selectors)
-    assert len(alike) == len(stranger.selectors) - 1, f"it differs in more: {stranger.selectors}"
-    saw(f"another {thing}: PermissionDenied")
+    # It was attested, so it was not denied because its selectors were unknown.
+    eventually(lambda: _assert_attested(api, lookalike, since), budgets.LOG_LINE)
+    common = set(lookalike.selectors) & set(twin.selectors)
+    assert len(common) == len(lookalike.selectors) - 1, f"it differs in more: {lookalike.selectors}"
+    saw(f"another {differs}: PermissionDenied")
 
 
-def _assert_attested(api: Testbed, guest: Guest, since: Moment) -> None:
-    logs = api.logs(guest.agent.component, since)
+def _assert_attested(api: Testbed, pod: Guest, since: Moment) -> None:
+    logs = api.logs(pod.agent.component, since)
     with reading("selectors in the agent's log"):
-        told = [
+        attested = [
             {f"{s['type']}:{s['value']}" for s in json.loads(r.fields["selectors"])}
             for r in logs
             if r.message == api.messages.process_attested
         ]
-    if not any(found >= set(guest.selectors) for found in told):
-        raise NotYet(f"{guest.name} was not attested among {len(told)}")
+    if not any(found >= set(pod.selectors) for found in attested):
+        raise NotYet(f"{pod.name} is not among {len(attested)} attested processes")

@@ -1,4 +1,4 @@
-"""Agents attest the node that they run on, and serve only that node's workloads."""
+"""Agents attest their own node, and serve only the workloads of that node."""
 
 import json
 
@@ -7,23 +7,23 @@ import pytest
 from svidproof import Capability, NotYet, Testbed, budgets, eventually, needs, requirement
 from svidproof.faults import reading
 from svidproof.log_line import LogRecord
-from svidproof.scenario import as_uri
+from svidproof.scenario import as_uri, load_scenario
 from svidproof.watch.timeline import Source
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
-WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
+WORKLOADS = list(load_scenario("api").workloads)
 ATTESTOR = "k8s_psat"
 
 
 @requirement("K8S-1")
-def test_both_sides_tell_each_attestation(api: Testbed) -> None:
+def test_agents_and_server_log_each_attestation(api: Testbed) -> None:
     """Each agent logs one attestation with its node's ID, and the server logs no other."""
     texts, ids = api.messages, api.agent_ids
 
     for agent, own in ids.items():
-        told = [r.fields.get("spiffe_id") for r in _lines(api, agent, texts.attested)]
-        assert told == [own], f"{agent} was attested as {told}, not as {own}"
-    # A set: to renew its own SVID an agent attests again.
+        logged = [r.fields.get("spiffe_id") for r in _lines(api, agent, texts.attested)]
+        assert logged == [own], f"{agent} was attested as {logged}, not as {own}"
+    # A set, because an agent attests again to renew its own SVID.
     admitted = {
         (r.fields.get("node_attestor_type"), r.fields.get("agent_id"))
         for r in _lines(api, api.spire.component, texts.admitted)
@@ -33,42 +33,42 @@ def test_both_sides_tell_each_attestation(api: Testbed) -> None:
 
 
 @requirement("K8S-1")
-def test_server_knows_each_agents_node(api: Testbed) -> None:
+def test_server_lists_each_agents_node(api: Testbed) -> None:
     """The server lists exactly these agents, each with its cluster, account and node."""
-    known = api.agent_selectors
+    expected = api.agent_selectors
 
     listed = {as_uri(agent["id"]): agent for agent in api.spire.agents()}
 
     assert set(listed) == set(api.agent_ids.values()), f"the server lists {sorted(listed)}"
     for agent, own in api.agent_ids.items():
-        by = listed[own]["attestation_type"]
-        assert by == ATTESTOR, f"{agent} was attested by {by}"
+        attestor = listed[own]["attestation_type"]
+        assert attestor == ATTESTOR, f"{agent} was attested with {attestor}"
         selectors = {f"{s['type']}:{s['value']}" for s in listed[own]["selectors"]}
-        missing = known[agent] - selectors
+        missing = expected[agent] - selectors
         assert not missing, f"{agent} is listed without {sorted(missing)}"
-        others = frozenset[str]().union(*(s for name, s in known.items() if name != agent))
-        foreign = selectors & (others - known[agent])
-        assert not foreign, f"{agent} is listed with another's {sorted(foreign)}"
+        others = frozenset[str]().union(*(s for name, s in expected.items() if name != agent))
+        foreign = selectors & (others - expected[agent])
+        assert not foreign, f"{agent} is listed with selectors of another: {sorted(foreign)}"
 
 
 @requirement("K8S-1")
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_svid_comes_by_the_agent_of_its_node(api: Testbed, name: str) -> None:
+def test_svid_is_signed_for_the_agent_of_its_node(api: Testbed, name: str) -> None:
     """Every SVID of a workload was signed for the agent of the workload's own node."""
     own, texts = api.agent_id(name), api.messages
     delivered = [s.serial for s in api.watch.timeline.sightings(Source.WORKLOAD_API, name)]
 
     def callers() -> dict[int, list[str | None]]:
         lines = _lines(api, api.spire.component, texts.signed)
-        told = {
+        signed = {
             serial: [r.fields.get("caller_id") for r in lines if _serial(r) == serial]
             for serial in delivered
         }
-        if silent := [f"{serial:x}" for serial, found in told.items() if not found]:
-            raise NotYet(f"the server does not tell that it signed {silent}")
-        return told
+        if missing := [f"{serial:x}" for serial, found in signed.items() if not found]:
+            raise NotYet(f"the server has not logged the signatures of {missing}")
+        return signed
 
-    assert delivered, f"{name} was given no SVID"
+    assert delivered, f"no SVID was delivered to {name}"
     for serial, found in eventually(callers, budgets.LOG_LINE).items():
         assert found == [own], f"{serial:x} of {name} was signed for {found}, not for {own}"
 
@@ -79,14 +79,14 @@ def test_sidecar_streams_from_the_agent_of_its_node(api: Testbed, name: str) -> 
     """A sidecar streams its SVID from the agent of its own node, and from no other."""
     wanted = json.dumps([api.scenario.spiffe_id(name)])
 
-    asked = {
+    requested = {
         agent
         for agent in api.agents
         for request in _lines(api, agent, api.messages.sds_request)
         if request.fields["resource_names"] == wanted
     }
 
-    assert asked == {api.agent_of(name).component}, f"{name} asked {sorted(asked)}"
+    assert requested == {api.agent_of(name).component}, f"{name} streams from {sorted(requested)}"
 
 
 def _lines(api: Testbed, component: str, message: str) -> list[LogRecord]:

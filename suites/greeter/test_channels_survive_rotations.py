@@ -1,4 +1,4 @@
-"""Open channels and new connections during rotations."""
+"""Open channels stay open during rotations, and new connections present the new SVID."""
 
 import pytest
 
@@ -8,10 +8,10 @@ from svidproof.watch.timeline import Source
 
 
 @requirement("GREETER-4")
-def test_open_channel_outlives_rotations(
+def test_open_channel_survives_rotations(
     conversation_over: Conversation, measure: Measure, saw: Saw
 ) -> None:
-    """A channel that was opened before both sides rotated still works, without a reconnect."""
+    """A channel that was opened before both sides rotated still works without a reconnect."""
     calls = conversation_over.kept
     rotated = {name: len(conversation_over.rotations(name)) for name in SIDES}
 
@@ -40,7 +40,9 @@ def test_new_connections_present_the_new_svid(
     """Each new connection presents the SVID that is current in the Workload API."""
     calls = conversation_over.fresh
     timeline = conversation_over.testbed.watch.timeline
-    given = [(s.first.at, f"{s.serial:x}") for s in timeline.sightings(Source.WORKLOAD_API, side)]
+    delivered = [
+        (s.first.at, f"{s.serial:x}") for s in timeline.sightings(Source.WORKLOAD_API, side)
+    ]
 
     failed = [call.hello for call in calls if not call.hello.message]
     assert calls, "no new connection was ever made"
@@ -48,16 +50,16 @@ def test_new_connections_present_the_new_svid(
     seen = []
     for call in calls:
         serial = getattr(call.hello, presented)
-        before = [s for at, s in given if at <= call.start.at - AT_ONCE][-1:]
+        before = [s for at, s in delivered if at <= call.start.at - AT_ONCE][-1:]
         due = before + [
-            s for at, s in given if call.start.at - AT_ONCE < at <= call.end.at + AT_ONCE
+            s for at, s in delivered if call.start.at - AT_ONCE < at <= call.end.at + AT_ONCE
         ]
         assert serial in due, (
-            f"{side} presented {serial}, and not {due[-1] if due else 'what nobody was given'}, "
-            "which the Workload API had given it"
+            f"{side} presented {serial}, and not {due[-1] if due else 'an SVID of its own'}, "
+            "which the Workload API had delivered"
         )
         seen.append(serial)
     assert len(set(seen)) > WANTED, (
         f"only {len(set(seen))} SVIDs were presented in {len(seen)} calls"
     )
-    saw(f"{len(set(seen))} SVIDs in {len(seen)} new connections, each the Workload API's newest")
+    saw(f"{len(set(seen))} SVIDs in {len(seen)} new connections, each the newest")

@@ -1,4 +1,4 @@
-"""A proxy listener that requests a client certificate but does not require one."""
+"""A listener that requests a client certificate and does not require one."""
 
 import pytest
 
@@ -11,12 +11,12 @@ pytestmark = [
     needs(Capability.OUTSIDE),
     pytest.mark.usefixtures("genuine_client_is_accepted"),
 ]
-DOOR = "tls-only"
+LISTENER = "tls-only"
 UNTRUSTED = [Flaw.SELF_SIGNED, Flaw.OTHER_CA, Flaw.OTHER_TRUST_DOMAIN]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_client_without_certificate_is_let_in(front_proxy: Testbed, version: Version) -> None:
+def test_client_without_certificate_is_accepted(front_proxy: Testbed, version: Version) -> None:
     """A client without a certificate completes the handshake and gets the backend's 403."""
     exchange = front_proxy.outside.get(
         "proxy", port=_port(front_proxy), credential=None, versions=(version, version)
@@ -27,7 +27,7 @@ def test_client_without_certificate_is_let_in(front_proxy: Testbed, version: Ver
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_client_with_certificate_is_let_in(
+def test_client_with_certificate_is_accepted(
     front_proxy: Testbed, version: Version, saw: Saw
 ) -> None:
     """A client with a valid certificate gets the same answer as on the strict listener."""
@@ -44,7 +44,7 @@ def test_client_with_certificate_is_let_in(
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("flaw", UNTRUSTED, ids=lambda flaw: flaw.value)
-def test_bad_certificate_is_worse_than_none(
+def test_client_with_untrusted_certificate_is_rejected(
     front_proxy: Testbed, flaw: Flaw, version: Version, saw: Saw
 ) -> None:
     """A client with an untrusted certificate is rejected on this listener too."""
@@ -58,10 +58,10 @@ def test_bad_certificate_is_worse_than_none(
         versions=(version, version),
     )
 
-    assert_refused(exchange, {UNKNOWN}, at=proxy, since=before, counter=ERROR, listener=DOOR)
-    saw(f"{exchange}; {ERROR} +1; the backend saw nothing")
+    assert_refused(exchange, {UNKNOWN}, at=proxy, since=before, counter=ERROR, listener=LISTENER)
+    saw(f"{exchange}; {ERROR} +1; the backend saw no request")
 
 
 def _port(front_proxy: Testbed) -> int:
-    doors = front_proxy.workload("proxy").spec.doors
-    return next(door.port for door in doors if door.name == DOOR)
+    listeners = front_proxy.workload("proxy").spec.doors
+    return next(listener.port for listener in listeners if listener.name == LISTENER)

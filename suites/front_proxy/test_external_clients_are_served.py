@@ -5,7 +5,7 @@ import uuid
 import pytest
 from cryptography import x509
 
-from svidproof import Capability, Measure, Saw, Testbed, Version, needs, requirement
+from svidproof import Capability, Exchange, Measure, Saw, Testbed, Version, needs, requirement
 from svidproof.certificates import extensions_of
 from svidproof.checks import assert_counted, assert_echoed
 from svidproof.credentials import leads_to
@@ -15,9 +15,10 @@ from svidproof.watch.timeline import spiffe_ids
 
 pytestmark = [requirement("PROXY-1"), needs(Capability.OUTSIDE)]
 DNS_NAME = "proxy.example.org"
+PATH = "/hello?to=all"
 
 
-def test_files_are_a_whole_identity(front_proxy: Testbed, saw: Saw) -> None:
+def test_files_hold_a_complete_identity(front_proxy: Testbed, saw: Saw) -> None:
     """The workload's files hold its SVID, the matching key and the trust bundle."""
     generator = front_proxy.generators["generator"]
 
@@ -33,33 +34,37 @@ def test_files_are_a_whole_identity(front_proxy: Testbed, saw: Saw) -> None:
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("version", VERSIONS)
-def test_client_with_files_is_answered(
+def test_client_with_files_is_accepted(
     front_proxy: Testbed, version: Version, saw: Saw, measure: Measure
 ) -> None:
-    """A client with these files gets HTTP 200, and its request reaches the app over HTTPS."""
+    """A client with these files gets HTTP 200, and its one request reaches the app."""
     proxy, tag = front_proxy.workload("proxy"), uuid.uuid4().hex
-    credential = front_proxy.generators["generator"].credential()
     before = proxy.tally()
 
-    exchange = front_proxy.outside.get(
-        "proxy",
-        "/hello?to=all",
-        credential=credential,
-        versions=(version, version),
-        headers=(("x-svidproof-tag", tag),),
-    )
+    exchange = _get(front_proxy, tag, version)
+
+    assert_echoed(exchange)
+    seen = [(request.tag, request.path) for request in proxy.behind.seen(before.requests)]
+    assert seen == [(tag, PATH)], f"the backend saw {seen}"
+    handshakes = {"listener.inbound.ssl.handshake": 1, "cluster.backend.ssl.handshake": 1}
+    assert_counted(proxy, before, handshakes)
+    measure(f"handshake at the proxy, {version.name}", exchange.handshake_s or 0.0, "s")
+    saw(f"{exchange.version}: {exchange}")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_backend_gets_the_request_unchanged(
+    front_proxy: Testbed, version: Version, saw: Saw
+) -> None:
+    """The backend gets the client's method and path, `https` as its scheme, and a request ID."""
+    exchange = _get(front_proxy, uuid.uuid4().hex, version)
 
     echo = assert_echoed(exchange)
-    assert (echo.method, echo.path) == ("GET", "/hello?to=all"), f"the backend got {echo}"
+    assert (echo.method, echo.path) == ("GET", PATH), f"the backend got {echo}"
     assert echo.values("x-forwarded-proto") == ["https"], echo.values("x-forwarded-proto")
     request_id = only(echo.values("x-request-id") or [""], "X-Request-Id")
     assert _is_uuid(request_id), f"X-Request-Id is {request_id!r}"
-    seen = [(request.tag, request.path) for request in proxy.behind.seen(before.requests)]
-    assert seen == [(tag, "/hello?to=all")], f"the backend saw {seen}"
-    handshakes = {"listener.inbound.ssl.handshake": 1, "cluster.backend.ssl.handshake": 1}
-    assert_counted(proxy, before, handshakes)
-    measure(f"handshake at the edge, {version.name}", exchange.handshake_s or 0.0, "s")
-    saw(f"{exchange.version}: {echo.method} {echo.path}, X-Request-Id {request_id}")
+    saw(f"{echo.method} {echo.path}, X-Request-Id {request_id}")
 
 
 def test_proxy_serves_its_own_svid(front_proxy: Testbed, saw: Saw) -> None:
@@ -73,12 +78,23 @@ def test_proxy_serves_its_own_svid(front_proxy: Testbed, saw: Saw) -> None:
     assert spiffe_ids(leaf) == [proxy.spiffe_id], f"the proxy presents {spiffe_ids(leaf)}"
     names = _dns_names(leaf)
     assert names == [DNS_NAME], f"its DNS names are {names}"
-    assert leads_to(exchange.peer_chain, generator.bundle()), "the chain leads elsewhere"
+    assert leads_to(exchange.peer_chain, generator.bundle()), "the chain is not the bundle's"
     saw(f"{proxy.spiffe_id}, {names[0]}, {len(exchange.peer_chain)} certificates")
 
 
+def _get(front_proxy: Testbed, tag: str, version: Version) -> Exchange:
+    """Send a request as an external client with the files of the generator."""
+    return front_proxy.outside.get(
+        "proxy",
+        PATH,
+        credential=front_proxy.generators["generator"].credential(),
+        versions=(version, version),
+        headers=(("x-svidproof-tag", tag),),
+    )
+
+
 def _dns_names(certificate: x509.Certificate) -> list[str]:
-    with reading("the names of a certificate"):
+    with reading("the names in a certificate"):
         extensions = extensions_of(certificate)
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return names.get_values_for_type(x509.DNSName)
