@@ -4,6 +4,7 @@ import argparse
 import re
 import shlex
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ class TestTimeouts:
     def test_gate_refuses_them_unless_told(self, report: dict[str, Any], *, allowed: bool) -> None:
         """By a line that says which, and how to accept it."""
         report["run"]["timeouts"] = {"scale": 2.0, "seconds": {}}
-        policy = verify.Policy(("core",), verify.datetime.now(), {}, allow_timeouts=allowed)
+        policy = verify.Policy(("core",), datetime.now(UTC), {}, allow_timeouts=allowed)
 
         lines = list(verify._timeouts(report["run"], policy))
 
