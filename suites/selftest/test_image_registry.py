@@ -161,13 +161,19 @@ class TestWords:
         ("wanted", "why"),
         [
             pytest.param(RunRequest(images="push"), "push: there are pull, build,", id="word"),
-            pytest.param(RunRequest(images="pull,build"), "say pull or build", id="both"),
+            pytest.param(
+                RunRequest(images="pull,build", platform="kind"), "say pull or build", id="both"
+            ),
             pytest.param(
                 RunRequest(images="registry", platform="cluster"),
                 "registry is for --platform kind.*--image NAME",
                 id="cluster",
             ),
-            pytest.param(RunRequest(images="build,registry"), "is for --platform kind", id="local"),
+            pytest.param(
+                RunRequest(images="build,registry"),
+                "--images applies to platforms kind",
+                id="local",
+            ),
         ],
     )
     def test_what_cannot_be_is_told(

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from svidproof import hardening
 from svidproof.budgets import Budget
 from svidproof.catalogue import Catalogue
+from svidproof.components.health import EndedError
 from svidproof.credentials import Authority, Template
 from svidproof.outcome import Result
 from svidproof.platforms.base import Program
@@ -21,6 +22,9 @@ from svidproof.platforms.local import LocalPlatform
 from svidproof.report import artifacts, build, publish, redact
 from svidproof.report.model import Evidence
 from svidproof.waiting import eventually
+
+if TYPE_CHECKING:
+    from svidproof.testbed import Testbed
 
 Spoil = Callable[..., Evidence]
 SECRETS = ("PRIVATE KEY", "LS0tLS1CRUdJTiBQUklWQVRF", "LS0tLS1CRUdJTiBFQyBQUklWQVRF")
@@ -328,3 +332,24 @@ def test_deviation_is_listed_for_each_requirement_that_it_breaks(catalogue: Cata
         (lax.id, "ONE-1", ["a"]),
         (lax.id, "ONE-2", ["a", "b"]),
     ]
+
+
+def test_log_of_what_ended_a_boot_is_kept(tmp_path: Path) -> None:
+    """It ended before the testbed had it as a component, so that the watch did not follow it."""
+    platform = SimpleNamespace(
+        evidence=dict,
+        read_log=lambda component, _: f"{component}\nexec: no such file\n".encode(),
+    )
+    timeline = SimpleNamespace(logs=list)
+    testbed = SimpleNamespace(
+        platform=platform, watch=SimpleNamespace(timeline=timeline), components=("spire-server",)
+    )
+    error = AssertionError("CSI driver: not ready")
+    error.__cause__ = EndedError("csi.driver", 1)
+
+    line = artifacts.boot_failure(
+        artifacts.Artifacts(tmp_path), "here", cast("Testbed", testbed), error, "it did not boot"
+    )
+
+    assert line == "it did not boot; it said: exec: no such file; logs: here/"
+    assert (tmp_path / "csi.driver.log").read_text() == "csi.driver\nexec: no such file\n"
