@@ -165,7 +165,7 @@ class TestOtherPlatform:
         assert elsewhere["verdict"] == "inconclusive"
         assert [(c.kind, c.reasons) for c in diff.requirements] == [(Kind.IMPOSSIBLE, (REASON,))]
         assert diff.regressions == ()
-        assert "not possible on platform kind\n○ ONE-2 " in shown(report, elsewhere)
+        assert "not supported on platform kind\n○ ONE-2 " in shown(report, elsewhere)
         assert f"    {REASON}\n" in shown(report, elsewhere)
 
     def test_on_the_same_platform_it_is_worse(self, report: Report, elsewhere: Report) -> None:
