@@ -376,7 +376,7 @@ def test_user_without_a_home_gets_one_line(
 @pytest.mark.parametrize(
     ("stdout", "words", "code", "line"),
     [
-        (">/dev/full", ("list",), 3, "svidproof: cannot write what there is to say: No space"),
+        (">/dev/full", ("list",), 3, "svidproof: cannot write the output: No space"),
         (">&-", ("list",), 3, "svidproof: cannot write to stdout: it is closed"),
         (">/dev/full", ("verify", "{place}"), 3, "svidproof: cannot write what was decided: No"),
         (">&-", ("verify", "{place}"), 1, "svidproof: cannot write to stdout: it is closed"),

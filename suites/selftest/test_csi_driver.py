@@ -185,5 +185,5 @@ def test_platform_without_it_is_told(paper: PaperPlatform) -> None:
     """In one line."""
     paper.capabilities = frozenset()
 
-    with pytest.raises(PlatformError, match="no CSI driver runs on paper"):
+    with pytest.raises(PlatformError, match="platform paper cannot run a CSI driver"):
         CsiDriver(cast("Any", paper), {})

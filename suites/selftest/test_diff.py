@@ -103,7 +103,7 @@ def test_what_became_of_a_requirement(
     *,
     worse: bool,
 ) -> None:
-    """Worse is what held and does not any more, or a verdict that is."""
+    """Worse is what held before and does not hold now, or a verdict that is."""
     before, after = (
         build.build(ending(evidence, {"test_a": (result, result.value)}), catalogue)
         for result in (then, now)
@@ -145,7 +145,7 @@ def test_what_was_fixed_is_told_with_what_it_was(
     lines = shown(build.build(spoil("test_b[x]"), catalogue), report).splitlines()
 
     assert "fixed" in lines
-    assert "    x: fail → pass, it was: spoiled" in lines
+    assert "    x: fail → pass, before: spoiled" in lines
     assert lines[-1] == "no regression"
 
 
@@ -165,7 +165,7 @@ class TestOtherPlatform:
         assert elsewhere["verdict"] == "inconclusive"
         assert [(c.kind, c.reasons) for c in diff.requirements] == [(Kind.IMPOSSIBLE, (REASON,))]
         assert diff.regressions == ()
-        assert "not possible on platform kind\n○ ONE-2 " in shown(report, elsewhere)
+        assert "not supported on platform kind\n○ ONE-2 " in shown(report, elsewhere)
         assert f"    {REASON}\n" in shown(report, elsewhere)
 
     def test_on_the_same_platform_it_is_worse(self, report: Report, elsewhere: Report) -> None:
@@ -203,7 +203,7 @@ def test_requirement_that_went_is_worse_if_its_profile_was_asked_for(report: Rep
     diff = compare(report, fewer)
 
     assert [(c.id, c.kind) for c in diff.requirements] == [("ONE-1", Kind.REMOVED)]
-    assert diff.regressions == ("ONE-1 is not there any more",)
+    assert diff.regressions == ("ONE-1 is missing now",)
     assert compare(report, other).regressions == ()
     assert Fact("profiles", "core", "more") in compare(report, other).facts
     assert [(c.id, c.kind) for c in compare(fewer, report).requirements] == [("ONE-1", Kind.ADDED)]
@@ -218,7 +218,7 @@ def test_check_that_went_is_worse(report: Report, evidence: Evidence, catalogue:
     diff = compare(report, after)
 
     assert [(c.id, c.kind) for c in diff.requirements] == [("ONE-2", Kind.CHECKS)]
-    assert diff.regressions == ("ONE-2: a/test_b.py::test_b[x] is not there any more",)
+    assert diff.regressions == ("ONE-2: a/test_b.py::test_b[x] is missing now",)
     assert compare(after, report).regressions == ()
 
 
@@ -232,15 +232,15 @@ def test_check_that_fails_behind_a_failure_is_worse(
     after = build.build(ending(evidence, {"test_d": (Result.FAIL, "d")}), catalogue)
 
     assert compare(before, after).regressions == (
-        "ONE-1: a/test_a.py::test_d held and does not any more",
+        "ONE-1: a/test_a.py::test_d held before and does not hold now",
     )
 
 
 @pytest.mark.parametrize(
     ("before", "after", "complaint"),
     [
-        ({}, {"sabotage": "lax"}, "the second run was sabotaged on purpose (lax)"),
-        ({"sabotage": "lax"}, {}, "the first run was sabotaged on purpose (lax)"),
+        ({}, {"sabotage": "lax"}, "the second run had an active sabotage (lax)"),
+        ({"sabotage": "lax"}, {}, "the first run had an active sabotage (lax)"),
         (
             {},
             {"selection": "partial"},
@@ -250,7 +250,7 @@ def test_check_that_fails_behind_a_failure_is_worse(
         (
             {"profiles": ("core", "more")},
             {"profiles": ("core",)},
-            "the second run is not about profile more",
+            "the second run does not include profile more",
         ),
     ],
 )
@@ -278,7 +278,7 @@ def test_report_that_cannot_show_that_nothing_is_worse_is_not_comparable(
 @pytest.mark.parametrize(
     ("field", "value", "complaint"),
     [
-        ("version", "9.9", "different versions of svidproof made them: 0.1.0 and 9.9"),
+        ("version", "9.9", "they were made by different versions of svidproof: 0.1.0 and 9.9"),
         (
             "catalogue_sha256",
             "f" * 64,
@@ -320,7 +320,7 @@ def test_pass_that_became_a_known_deviation_is_worse(
     after = build.build(replace(evidence, checks=checks), catalogue)
 
     assert compare(report, after).regressions == (
-        "ONE-2: a/test_b.py::test_b[x] passed and shows a known deviation now",
+        "ONE-2: a/test_b.py::test_b[x] passed before and shows a known deviation now",
     )
     assert compare(after, report).regressions == ()
 

@@ -96,7 +96,9 @@ def test_files_of_kubectl_serve_if_the_context_is_named(
 @pytest.mark.parametrize(
     ("file", "context", "complaint"),
     [
-        pytest.param("two", None, "none is guessed: say --context NAME; in ", id="several"),
+        pytest.param(
+            "two", None, "the current context is never used: pass --context NAME; in ", id="several"
+        ),
         pytest.param("two", "z", "has no context z: say another", id="unknown"),
         pytest.param("none", None, "there is none", id="empty"),
         pytest.param("gone", None, "No such file", id="not-there"),

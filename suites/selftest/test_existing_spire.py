@@ -117,7 +117,9 @@ def test_entry_that_is_not_made_is_an_error(registry: Registry, server: Existing
     """The command ends with 0 even then."""
     registry.code = 6
 
-    with pytest.raises(PlatformError, match=r"cannot register .*/a: similar entry already exists"):
+    with pytest.raises(
+        PlatformError, match=r"cannot create the entry of .*/a: similar entry already exists"
+    ):
         server.create_entries([ENTRY])
 
 

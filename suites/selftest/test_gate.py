@@ -156,7 +156,7 @@ def test_directory_that_cannot_be_seen_is_not_passed_over(
 
     monkeypatch.setattr("os.scandir", denied)
 
-    with pytest.raises(read.ReportError, match=r"cannot look into .*: Permission denied"):
+    with pytest.raises(read.ReportError, match=r"cannot read directory .*: Permission denied"):
         read.find([str(tmp_path)])
 
 
@@ -239,8 +239,8 @@ class TestMatrix:
 
         assert code == 1
         assert (
-            "\nrefused: there is no report of its own of spire=1.15.3: "
-            f"{above}/svidproof-0/run/report.json stands for envoy=1.40.0\n"
+            "\nrefused: there is no separate report of spire=1.15.3: "
+            f"{above}/svidproof-0/run/report.json counts for envoy=1.40.0\n"
         ) in out
 
     def test_each_report_stands_where_it_is_needed(self, verify: Command, store: Store) -> None:
@@ -268,8 +268,8 @@ class TestOneRun:
 
         assert code == 1
         told = "refused: there are two reports of one run"
-        assert f"{first}: {told}: {second} is of run run-0, too\n" in out
-        assert f"{second}: {told}: {first} is of run run-0, too\n" in out
+        assert f"{first}: {told}: {second} is also of run run-0\n" in out
+        assert f"{second}: {told}: {first} is also of run run-0\n" in out
 
     def test_copy_with_another_message_is_refused(
         self, verify: Command, store: Store, good: Evidence
@@ -417,7 +417,7 @@ def test_an_old_report_is_refused_by_the_command(verify: Command, store: Store) 
     assert verify(above, "--max-age", "10m")[0] == 0
     code, out, _ = verify(above, "--max-age", "1m")
     assert code == 1
-    assert "it is too old: its run began 0:0" in out
+    assert "it is too old: its run started 0:0" in out
 
 
 def test_interrupted_run_is_refused_for_one_reason(

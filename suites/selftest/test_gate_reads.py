@@ -29,15 +29,15 @@ def verify(svidproof: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
 @pytest.mark.parametrize(
     ("content", "because"),
     [
-        pytest.param(b'{"a": 1, "a": 1}', "the key 'a' comes twice in one object", id="key-twice"),
+        pytest.param(b'{"a": 1, "a": 1}', "the key 'a' occurs twice in one object", id="key-twice"),
         pytest.param(
             b'{"verdict": "not-conformant", "verdict": "conformant"}',
-            "the key 'verdict' comes twice in one object",
+            "the key 'verdict' occurs twice in one object",
             id="verdict-twice",
         ),
         pytest.param(b'[{"\\u0061": 1, "a": 2}]', "the key 'a' comes twice", id="key-escaped"),
-        pytest.param(b"[NaN]", "NaN is no number", id="nan"),
-        pytest.param(b"[-Infinity]", "-Infinity is no number", id="infinity"),
+        pytest.param(b"[NaN]", "NaN is not a number", id="nan"),
+        pytest.param(b"[-Infinity]", "-Infinity is not a number", id="infinity"),
         pytest.param(b"[1e400]", "the number 1e400 is too large", id="overflow"),
         pytest.param(b"[-1e400]", "the number -1e400 is too large", id="underflow"),
         pytest.param(b"[" + b"9" * 19 + b"]", f"the number {'9' * 19} is too large", id="huge"),
@@ -46,7 +46,7 @@ def verify(svidproof: Command, monkeypatch: pytest.MonkeyPatch) -> Command:
         pytest.param(
             b'{"\\udfff": 1}', "a text contains half of a surrogate pair", id="surrogate-key"
         ),
-        pytest.param(b"[" * 40 + b"]" * 40, "it nests more than 32 levels deep", id="deep"),
+        pytest.param(b"[" * 40 + b"]" * 40, "it is nested more than 32 levels deep", id="deep"),
     ],
 )
 def test_json_that_readers_understand_differently_is_refused(
@@ -123,7 +123,7 @@ def _sparse(path: Path) -> None:
         pytest.param(
             lambda p: p.symlink_to("real.json"), "is a symlink: pass the real path", id="symlink"
         ),
-        pytest.param(_sparse, "is larger than 64 MiB: no report is", id="gigantic"),
+        pytest.param(_sparse, "is larger than 64 MiB, too large for a report", id="gigantic"),
     ],
 )
 @pytest.mark.parametrize("named", [True, False], ids=["named", "found"])
@@ -225,7 +225,7 @@ def test_report_that_breaks_a_rule_by_force_is_refused(
             ["--expect=envoy.x=1"], "envoy.x: unknown attribute x: there are version", id="at"
         ),
         pytest.param(["--matrix=istio=1/2"], "unknown component istio: there are", id="matrix"),
-        pytest.param(["--max-age=1w"], "1w is not an age like 90m, 24h or 7d", id="age"),
+        pytest.param(["--max-age=1w"], "1w is not an age such as 90m, 24h or 7d", id="age"),
     ],
 )
 def test_what_asks_for_less_than_is_meant_is_a_mistake(

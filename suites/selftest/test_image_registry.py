@@ -207,7 +207,7 @@ class TestChoice:
         assert images.choose(Progress()) == "build"
 
         said = " ".join(capsys.readouterr().err.split())
-        assert said.startswith("images are made here, as docker.io/library/registry:3")
+        assert said.startswith("building the images here, because docker.io/library/registry:3")
         assert "no such host" in said
 
     def test_without_docker_nothing_is_decided(
@@ -448,7 +448,7 @@ class TestPulledImages:
             pytest.param(
                 {f"a@{DIGEST}", f"a@sha256:{'b' * 64}"},
                 "",
-                f"envoy:1; its nodes have different images: a@{DIGEST}, a@sha256:{'b' * 64}",
+                f"envoy:1; its nodes run different images: a@{DIGEST}, a@sha256:{'b' * 64}",
                 id="different",
             ),
         ],
@@ -515,7 +515,7 @@ class TestCluster:
         assert removed == ["relay"]
         assert _made.knows("Docker", "kept")
         assert [line.partition(",")[0] for line in leftovers.take()] == [
-            "container labelled bears this installation's label"
+            "container labelled has this installation's label"
         ]
 
     def test_tools_that_images_are_made_of(self) -> None:

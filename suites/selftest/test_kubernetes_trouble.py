@@ -91,7 +91,7 @@ def test_unschedulable_pod_is_told() -> None:
         type="PodScheduled", reason="Unschedulable", message="0/2 nodes: insufficient memory"
     )
 
-    with pytest.raises(PlatformError, match=r"cannot be placed: 0/2 nodes: insufficient memory"):
+    with pytest.raises(PlatformError, match=r"0/2 nodes: insufficient memory"):
         pods(pod(conditions=[condition])).assert_hopeful("api")
 
 
@@ -230,7 +230,7 @@ def test_log_of_spires_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_following_ends_while_a_log_cannot_be_opened() -> None:
-    """What is not there any more is asked for until nobody wants it."""
+    """What is missing now is asked for until nobody wants it."""
     log = Log(Event(), [b"one\n"], [b""])
     log.refusals.clear()
     seat = cast("Any", SimpleNamespace(pod="spire-server-0", name="spire-server"))
@@ -271,7 +271,11 @@ def test_command_is_run_by_a_client_of_its_own(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        pytest.param(401, "credentials are refused (no): renew them", id="expired"),
+        pytest.param(
+            401,
+            "the API server rejects the kubeconfig's credentials (no): renew them",
+            id="expired",
+        ),
         pytest.param(403, "not permitted (no): see svidproof doctor", id="forbidden"),
         pytest.param(409, "no", id="other"),
     ],

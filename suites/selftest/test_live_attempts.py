@@ -205,7 +205,7 @@ def test_requests_meanwhile_are_judged(statuses: list[int | None], failure: str 
 
     if failure is None:
         meanwhile.judge()
-        assert sides.client == ["2 requests meanwhile, 0 failed"]
+        assert sides.client == ["2 requests during the operation, 0 failed"]
     else:
         with pytest.raises(AssertionError, match=failure):
             meanwhile.judge()

@@ -161,7 +161,7 @@ def test_stop_ends_what_waits(desks: list[Desk]) -> None:
     desk.stop()
 
     assert desk.cards() == []
-    with pytest.raises(Busy, match="ended"):
+    with pytest.raises(Busy, match="being stopped"):
         desk.press("try")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from svidproof.errors import PlatformError
-from svidproof.platforms._lives import Lives
+from svidproof.platforms._lives import PodProcesses
 from svidproof.platforms._pods import Container
 from svidproof.platforms.base import Program
 
@@ -55,14 +55,14 @@ class PaperPods:
             self.state = Container("helper", self.supervised, times, KILLED, "")
 
     @property
-    def lives(self) -> Lives:
+    def lives(self) -> PodProcesses:
         """The lives in it."""
         program = Program(HELPER, "server", "spiffe-helper", (), supervised=self.supervised)
         places = SimpleNamespace(
             programs={HELPER: program}, started={"server": (program,)},
             pods=lambda _place: self, relay=lambda _place: self,
         )  # fmt: skip
-        return Lives(cast("Any", places))
+        return PodProcesses(cast("Any", places))
 
 
 def test_program_that_runs_has_not_ended() -> None:
@@ -80,7 +80,7 @@ def test_end_that_nobody_asked_for_is_noticed() -> None:
     assert lives.exit_status(HELPER) == KILLED
 
 
-@pytest.mark.parametrize("end", [Lives.stop, Lives.kill])
+@pytest.mark.parametrize("end", [PodProcesses.stop, PodProcesses.kill])
 def test_end_that_was_asked_for_is_over_with_the_restart(end: Any) -> None:  # noqa: ANN401  a method
     """The next one is noticed again."""
     pods = PaperPods()

@@ -171,7 +171,7 @@ def test_only_noted_namespaces_of_killed_runs_are_removed(cluster: Cluster, api:
     assert removed == ["noted"]
     assert [name for _, name in api.there] == ["labelled", "live"]
     assert [line.partition(",")[0] for line in leftovers.take()] == [
-        "namespace labelled bears this installation's label"
+        "namespace labelled has this installation's label"
     ]
 
 

@@ -135,7 +135,7 @@ def test_same_results_are_told_in_one_sentence(
     text = pages.make(arrange(gather(tmp_path), whole=True), tmp_path)
 
     page = words(Reader(text).text)
-    assert "All 3 combinations keep the 3 requirements that were asked for" in page
+    assert "All 3 combinations meet the 3 selected requirements" in page
     assert "Nothing: each of the 3 requirements has the same result in all 3" in page
     assert len(text) < 60_000
 
@@ -157,8 +157,8 @@ def test_what_a_reader_must_know_stands_on_top(
     text = words(Reader(pages.make(arrange(gather(tmp_path), whole=True), tmp_path)).text)
 
     top = text[: text.index("Each was a run")]
-    assert "SPIRE 1.15.2, Envoy 1.39.3 was made wrong on purpose: frozen." in top
-    assert "SPIRE 1.15.3, Envoy 1.39.3: not every check of its profiles was asked for." in top
+    assert "SPIRE 1.15.2, Envoy 1.39.3 had an active sabotage: frozen." in top
+    assert "SPIRE 1.15.3, Envoy 1.39.3: not every check of its profiles was selected." in top
     assert "SPIRE 1.15.2, Envoy 1.40.0 (there is no report of it)" in top
 
 

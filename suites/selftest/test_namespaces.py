@@ -318,7 +318,7 @@ def test_what_a_killed_run_left_is_no_hindrance(
     assert cluster.removed == ["demo", "demo-spire"]
     assert cluster.lingers < 0
     assert [line.partition(",")[0] for line in leftovers.take()] == [
-        "namespace other bears this installation's label"
+        "namespace other has this installation's label"
     ]
 
 
@@ -340,7 +340,7 @@ def test_what_a_run_that_goes_on_has_made_stays(
     ("run", "expected"),
     [
         ("", "was not created by svidproof"),
-        ("1a2b", "belongs to run 1a2b, which goes on or was killed"),
+        ("1a2b", "belongs to run 1a2b, which still runs or was killed"),
     ],
 )
 def test_namespace_of_others_is_told(run: str, expected: str) -> None:

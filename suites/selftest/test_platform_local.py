@@ -287,7 +287,7 @@ def test_shell_in_a_dead_runs_directory_goes_on(cache: Path) -> None:
     assert not dead.exists()
     [told] = leftovers.take()
     assert told == (
-        f"process {shell.pid} (sleep) stands in {dead}, which a killed run left: the directory is "
+        f"process {shell.pid} (sleep) works in {dead}, which a killed run left: the directory is "
         "removed, and the process goes on because the run did not start it"
     )
 
@@ -350,7 +350,7 @@ def test_two_starts_at_once_agree_on_the_installation(cache: Path) -> None:
         ),
         pytest.param(
             lambda runs: runs.rename(runs.with_name("x")) and runs.symlink_to("x"),
-            "runs is a symbolic link, which may lead anywhere: set SVIDPROOF_CACHE",
+            "runs is a symbolic link, which is not safe to use: set SVIDPROOF_CACHE",
             id="link",
         ),
         pytest.param(
@@ -577,7 +577,7 @@ def test_hung_command_is_told(platform: LocalPlatform, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(subprocess, "run", hang)
 
-    with pytest.raises(PlatformError, match="python entry did not end within 30 s"):
+    with pytest.raises(PlatformError, match="python entry did not exit within 30 s"):
         platform.run("one", "python", ["entry", "show"])
 
 

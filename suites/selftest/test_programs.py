@@ -20,7 +20,7 @@ from svidproof.greeters import Hello
 from svidproof.scenario import APP, APP_CONTROL, INBOUND, load_scenario
 from svidproof.workloads.identity import Held
 from svidproof.workloads.mtls import RefusedError, Seen, Terms, Tunnel, spiffe_id_of
-from svidproof.workloads.program import Peer, Told
+from svidproof.workloads.program import Peer, ProgramConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,7 +167,7 @@ def test_program_is_told_all_that_it_needs(tmp_path: Path) -> None:
     file = tmp_path / "program.json"
     file.write_text(json.dumps(native.configuration()))
 
-    told = Told.read(str(file))
+    told = ProgramConfig.read(str(file))
 
     server = (scenario.spiffe_id("greeter-server"),)
     assert told.workload_api == "unix:/agent.sock"

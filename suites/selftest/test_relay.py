@@ -392,7 +392,7 @@ def test_address_may_be_chosen(relay: RelayClient) -> None:
     address = free_address()
     forward = Forward(relay, "tcp:127.0.0.1:1", address=address)
 
-    with pytest.raises(PlatformError, match=r"cannot listen at .*: Address already in use"):
+    with pytest.raises(PlatformError, match=r"cannot listen on .*: Address already in use"):
         Forward(relay, "tcp:127.0.0.1:1", address=address)
 
     assert forward.address == address
@@ -421,7 +421,7 @@ def test_reach_is_asserted(relay: RelayClient) -> None:
     with server(echo) as target:
         relay.assert_reaches(target)
 
-    with pytest.raises(NotYet, match="is not reached: ECONNREFUSED"):
+    with pytest.raises(NotYet, match=": ECONNREFUSED"):
         relay.assert_reaches(f"tcp:{host}:{port}")
 
 

@@ -310,7 +310,7 @@ def test_kept_deployment_has_no_keys(tmp_path: Path, key: str) -> None:
     assert (tmp_path / "kept/api/log/agent").read_text() == "I am here\n"
     assert (tmp_path / "kept/api/server/all.pem").read_text().strip() == redact.REMOVED
     [warning] = warnings
-    assert warning.startswith("nothing to keep of far: AttributeError")
+    assert warning.startswith("cannot keep files of far: AttributeError")
 
 
 def test_artifacts_have_a_folder_of_their_own() -> None:

@@ -279,7 +279,7 @@ def test_page_that_cannot_be_made_is_a_warning(
 
     assert report["verdict"] == "conformant"
     assert report["run"]["warnings"] == [
-        "report.html could not be made: ZeroDivisionError: no page today"
+        "report.html could not be created: ZeroDivisionError: no page today"
     ]
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert build.digest(report) == report["digest"]
@@ -298,7 +298,7 @@ def test_missing_library_is_a_warning(
     report = edition.put_out(evidence, catalogue, tmp_path)
 
     assert report["verdict"] == "conformant"
-    assert "report.html could not be made" in report["run"]["warnings"][0]
+    assert "report.html could not be created" in report["run"]["warnings"][0]
 
 
 def test_disk_that_is_full_for_the_page_keeps_the_verdict(
@@ -318,7 +318,7 @@ def test_disk_that_is_full_for_the_page_keeps_the_verdict(
 
     assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "conformant"
     assert report["run"]["warnings"] == [
-        "report.html could not be made: cannot write report.html: no space"
+        "report.html could not be created: cannot write report.html: no space"
     ]
 
 

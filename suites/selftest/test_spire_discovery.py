@@ -276,10 +276,14 @@ def without_agents(around: Namespace) -> None:
     [
         (
             without_pods,
-            "no spire-server that is ready in namespace spire (no pod",
+            "no ready spire-server in namespace spire (found no pod",
             "--spire-namesp",
         ),
-        (without_host_path, "/run/spire/sockets/agent.sock is on no path", "--spire-socket PATH"),
+        (
+            without_host_path,
+            "/run/spire/sockets/agent.sock is not in a hostPath volume",
+            "--spire-socket PATH",
+        ),
         (without_config_maps, "the ConfigMap of pod spire-agent-x cannot be", "get on configmaps"),
         (without_psat, "has no agent of a pod there (attested by join_token)", "k8s_psat"),
         (without_agents, "no agent has attested to the server in spire", "agents' logs"),

@@ -55,7 +55,7 @@ class PaperCluster:
     def assert_free(self, name: str) -> None:
         """Refuse what is somebody else's."""
         if name in self.namespaces:
-            raise PlatformError(f"namespace {name} exists and is not ours")
+            raise PlatformError(f"namespace {name} exists and was not created by svidproof")
 
     def delete_pod(self, namespace: str, name: str) -> None:
         """Remember."""
@@ -242,7 +242,9 @@ def test_namespace_of_others_is_left_alone(cluster: PaperCluster, tmp_path: Path
     testbed = platform(cluster, tmp_path)
     cluster.namespaces.add("demo-x")
 
-    with pytest.raises(PlatformError, match="namespace demo-x exists and is not ours"):
+    with pytest.raises(
+        PlatformError, match="namespace demo-x exists and was not created by svidproof"
+    ):
         testbed.stranger("one", agent=AGENTS[0], like="api", namespace="x")
 
     assert testbed._places.made == testbed._places.namespaces == ["demo-spire", "demo"]

@@ -188,7 +188,7 @@ def test_namespace_must_be_there(
     if there:
         cluster.assert_namespace("mine")
     else:
-        with pytest.raises(PlatformError, match="namespace mine is not there: ask for one"):
+        with pytest.raises(PlatformError, match="namespace mine does not exist: ask for it"):
             cluster.assert_namespace("mine")
 
 

@@ -151,7 +151,9 @@ def test_binary_that_tells_no_version_is_known_by_its_options(tmp_path: Path) ->
 
 def test_tool_that_nothing_here_makes_can_be_given(tmp_path: Path) -> None:
     """The line says that, and how it is given."""
-    with pytest.raises(tools.ToolError, match="nothing here makes it; or give your own") as raised:
+    with pytest.raises(
+        tools.ToolError, match="no source provides it; or supply your own"
+    ) as raised:
         tools.resolve("spiffe-csi-driver")
 
     assert "--tool spiffe-csi-driver=PATH" in str(raised.value)

@@ -97,11 +97,13 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
     ("edit", "because"),
     [
         pytest.param(
-            lambda r: first(r).update(result="fail"), "ONE-1 is not fail by its own", id="result"
+            lambda r: first(r).update(result="fail"),
+            "ONE-1 is not fail according to its own",
+            id="result",
         ),
         pytest.param(
             lambda r: first(r)["checks"][0].update(outcome="fail"),
-            "ONE-1 is not pass by its own checks",
+            "ONE-1 is not pass according to its own checks",
             id="failed-check-hidden",
         ),
         pytest.param(
@@ -131,7 +133,7 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
         ),
         pytest.param(
             lambda r: first(r)["checks"].append(first(r)["checks"][0]),
-            "ONE-1 has checks that are told more than once",
+            "ONE-1 has checks that are listed more than once",
             id="check-repeated",
         ),
         pytest.param(
@@ -141,7 +143,7 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
         ),
         pytest.param(
             lambda r: r["requirements"][2]["checks"][0].update(outcome="known-deviation"),
-            "it tells several ends of one check: a/test_c.py::test_c",
+            "it has different results for one check: a/test_c.py::test_c",
             id="two-ends",
         ),
         pytest.param(
@@ -167,17 +169,17 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
         ),
         pytest.param(
             lambda r: r["profiles"]["core"].update(result="partial"),
-            "its profiles is not what its checks come to",
+            "its profiles does not follow from its checks",
             id="profile",
         ),
         pytest.param(
             lambda r: r["profiles"]["core"]["core"].update(total=1),
-            "its profiles is not what its checks come to",
+            "its profiles does not follow from its checks",
             id="counts",
         ),
         pytest.param(
             lambda r: r.update(verdict="inconclusive"),
-            "its verdict is not what its checks come to",
+            "its verdict does not follow from its checks",
             id="verdict",
         ),
         pytest.param(
@@ -199,7 +201,7 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
         ),
         pytest.param(
             lambda r: r["components"].pop(2),
-            "deviation envoy-lax is not one of the version under test",
+            "deviation envoy-lax does not apply to the version under test",
             id="deviation-of-nothing",
         ),
         pytest.param(
@@ -234,7 +236,7 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
         ),
         pytest.param(
             lambda r: r["run"].update(environment="no disk"),
-            "its environment kept checks from being made: no disk",
+            "its environment prevented checks: no disk",
             id="environment",
         ),
         pytest.param(
@@ -250,7 +252,7 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
         ),
         pytest.param(
             lambda r: r["run"].update(duration_s=41.0),
-            "its run took 41.0 s, but 40.000 s lie between its begin and its end",
+            "its run took 41.0 s, but 40.000 s lie between its start and its end",
             id="other-duration",
         ),
         pytest.param(
@@ -270,17 +272,17 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
         ),
         pytest.param(
             lambda r: first(r)["checks"][0].update(claim="It may"),
-            "ONE-1 has checks that claim something else in this svidproof: a/test_a.py::test_a",
+            "ONE-1 has checks with another claim in this svidproof: a/test_a.py::test_a",
             id="claim",
         ),
         pytest.param(
             lambda r: first(r).update(source="hearsay"),
-            "ONE-1 is differs from the catalogue than in the catalogue: source",
+            "ONE-1 differs from the catalogue: source",
             id="source",
         ),
         pytest.param(
             lambda r: r["requirements"][2].update(profile="more"),
-            "TWO-1 is differs from the catalogue than in the catalogue: profile",
+            "TWO-1 differs from the catalogue: profile",
             id="home-profile",
         ),
         pytest.param(
@@ -299,12 +301,12 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
                 r["requirements"][1].update(result="pass"),
                 r["deviations"].clear(),
             ),
-            "ONE-2: a/test_b.py::test_b[lax] passes though deviation envoy-lax is known of the",
+            "ONE-2: a/test_b.py::test_b[lax] passes, but deviation envoy-lax is known for the",
             id="unexpected-pass",
         ),
         pytest.param(
             lambda r: r["requirements"][1]["checks"][1].update(deviation=None),
-            "ONE-2: a/test_b.py::test_b[lax] does not say which deviation it shows",
+            "ONE-2: a/test_b.py::test_b[lax] does not name the deviation that it shows",
             id="deviation-unnamed",
         ),
         pytest.param(
@@ -319,7 +321,7 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
         ),
         pytest.param(
             lambda r: first(r)["checks"][0].update(artifacts="artifacts/a"),
-            "ONE-1 has checks that passed and left evidence of a failure",
+            "ONE-1 has checks that passed and have evidence of a failure",
             id="evidence-of-a-pass",
         ),
         pytest.param(
@@ -329,17 +331,17 @@ def test_edited_report_is_refused(report: dict[str, Any]) -> None:
         ),
         pytest.param(
             lambda r: r["components"].pop(1),
-            "it does not say which spire-agent was under test",
+            "it does not name the spire-agent under test",
             id="no-agent",
         ),
         pytest.param(
             lambda r: r["components"].append(r["components"][0]),
-            "it tells several times of spire-server",
+            "it lists spire-server more than once",
             id="component-repeated",
         ),
         pytest.param(
             lambda r: r["components"][0].update(sha256=""),
-            "it does not say which binary of spire-server was under test: no sha256",
+            "it has no sha256 of the spire-server under test",
             id="no-digest",
         ),
     ],
@@ -356,7 +358,7 @@ def test_forged_report_contradicts_itself(
 @pytest.mark.parametrize(
     ("changes", "because"),
     [
-        pytest.param({"sabotage": "lax"}, "sabotaged on purpose (lax)", id="sabotaged"),
+        pytest.param({"sabotage": "lax"}, "active sabotage (lax)", id="sabotaged"),
         pytest.param({"selection": "partial"}, "it is partial", id="partial"),
         pytest.param({"stopped": "interrupted"}, "stopped early", id="interrupted"),
         pytest.param({"profiles": ("more",)}, "not about profile core", id="other-profile"),
@@ -415,8 +417,8 @@ def test_deviation_of_an_extended_requirement_is_the_catalogues(
 
     assert forged["verdict"] == "conformant"
     assert problems == [
-        "ONE-1: a/test_c.py::test_c claims a deviation that is not in the catalogue",
-        "TWO-1: a/test_c.py::test_c claims a deviation that is not in the catalogue",
+        "ONE-1: a/test_c.py::test_c names a deviation that is not in the catalogue",
+        "TWO-1: a/test_c.py::test_c names a deviation that is not in the catalogue",
         "its deviations are not those that its checks met",
     ]
 
@@ -432,7 +434,7 @@ def test_check_that_did_not_run_is_no_smaller_matter(spoil: Spoil) -> None:
     problems = refusals(report, lone, replace(CORE, checks=known))
 
     assert report["verdict"] == "conformant"
-    assert problems == ["TWO-1 has checks that were asked for and did not run: a/test_c.py::test_c"]
+    assert problems == ["TWO-1 has checks that were selected and did not run: a/test_c.py::test_c"]
 
 
 @pytest.mark.parametrize(
@@ -454,7 +456,7 @@ def test_digest_may_be_unknown_only_where_nobody_tells_it(
 
     problems = refusals(build.build(changed, catalogue), catalogue, CORE)
 
-    lacking = "it does not say which binary of envoy was under test: no sha256"
+    lacking = "it has no sha256 of the envoy under test"
     assert problems == ([] if accepted else [lacking])
 
 
@@ -479,7 +481,7 @@ def test_digest_may_be_unknown_only_where_nobody_tells_it(
         ),
         pytest.param(
             "envoy.toolchain=go1.25.3",
-            "the toolchain of envoy is not told, go1.25.3 is expected",
+            "the toolchain of envoy is not stated, go1.25.3 is expected",
             id="no-toolchain",
         ),
     ],
@@ -553,7 +555,7 @@ def test_deviation_of_another_version_is_refused(evidence: Evidence, catalogue: 
     older = (*evidence.components[:2], Component("envoy", "1.35.0", "wheel", "c" * 64))
     report = build.build(replace(evidence, components=older), catalogue)
 
-    assert "ONE-2: deviation envoy-lax is not one of the version under test" in refusals(
+    assert "ONE-2: deviation envoy-lax does not apply to the version under test" in refusals(
         report, catalogue, CORE
     )
 
@@ -601,7 +603,7 @@ def test_expectations_name_component_and_version() -> None:
         ),
         ("envoy.=red", "envoy.: unknown attribute : there are version, "),
         ("platform.name=kind", "unknown component platform: "),
-        ("envoy.sha256=abc", "envoy.sha256=abc is no sha256: it has 64 hexadecimal digits"),
+        ("envoy.sha256=abc", "envoy.sha256=abc is not a sha256, which has 64 hexadecimal digits"),
     ],
 )
 def test_expectation_that_no_report_meets_is_a_mistake(text: str, because: str) -> None:
