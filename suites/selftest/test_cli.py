@@ -14,7 +14,7 @@ import pytest
 
 from svidproof import child, doctor, interrupts, selection, selftest, standing, tools
 from svidproof.platforms import registry
-from svidproof.sabotage import Sabotage
+from svidproof.sabotage import Expectation, Sabotage
 from svidproof.settings import TIMINGS
 
 Command = Callable[..., tuple[int, str, str]]
@@ -243,12 +243,14 @@ def test_down_refuses_notes_that_others_may_have_written(svidproof: Command, cac
     assert outside.is_dir()
 
 
-SABOTAGE = Sabotage("lax", "it is lax", ("A-1",), "got 200", {})
+SABOTAGE = Sabotage("lax", "it is lax", {"A-1": (Expectation("Accepted", "got 200"),)})
 
 
-def sabotaged(outcome: str = "fail", message: str = "got 200", **run: str) -> dict[str, Any]:
+def sabotaged(
+    outcome: str = "fail", message: str = "got 200", exception: str = "Accepted", **run: str
+) -> dict[str, Any]:
     """What the report of a sabotaged run says, as far as it is looked at."""
-    checks = [{"outcome": outcome, "message": message}]
+    checks = [{"outcome": outcome, "message": message, "exception": exception}]
     return {
         "run": {"sabotage": "lax", **run},
         "reason": "so",
@@ -263,12 +265,17 @@ def sabotaged(outcome: str = "fail", message: str = "got 200", **run: str) -> di
         pytest.param(0, sabotaged("pass"), False, "its result is pass", id="green"),
         pytest.param(3, sabotaged("error"), False, "its result is error", id="error"),
         pytest.param(1, sabotaged(message="x"), False, "for another reason", id="other-reason"),
+        pytest.param(
+            1, sabotaged(exception="Overdue"), False,
+            "for another reason: Overdue: got 200; expected Accepted matching 'got 200'",
+            id="other-exception",
+        ),
         pytest.param(3, sabotaged(), False, "exit status 3", id="status"),
         pytest.param(1, sabotaged(sabotage=""), False, "was not sabotaged", id="not-sabotaged"),
         pytest.param(1, {**sabotaged(), "requirements": []}, False, "no check", id="not-run"),
         pytest.param(2, None, False, "no report", id="no-report"),
     ],
-)
+)  # fmt: skip
 def test_sabotage_must_be_noticed_for_the_right_reason(
     status: int, report: dict[str, Any] | None, *, red: bool, because: str
 ) -> None:

@@ -12,12 +12,13 @@ from kubernetes.client.exceptions import ApiException
 
 from svidproof.at_need import AtNeed
 from svidproof.components.controller_manager import ControllerManager
+from svidproof.hooks import Hooks
 from svidproof.platforms import _clusterwide, _made
 from svidproof.platforms._cluster import DEFINITION
 from svidproof.platforms._clusterwide import ClusterWide
 from svidproof.platforms._made import Made
 from svidproof.platforms._runs import RunDirectory, owner
-from svidproof.sabotage import load_sabotage
+from svidproof.sabotage import find
 from svidproof.scenario import load_scenario
 from svidproof.waiting import NotYet
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RUN = "1a2b3c4d"
+UNCHANGED = Hooks()
 NAME = "clusterspiffeids.spire.spiffe.io"
 KIND = yaml.safe_dump({"kind": "CustomResourceDefinition", "metadata": {"name": NAME}})
 KIND_MADE = Made("https://paper", DEFINITION, NAME, "uid of the kind")
@@ -78,9 +80,13 @@ def manager(paper: PaperPlatform) -> ControllerManager:
     return ControllerManager(cast("Any", paper), "example.org")
 
 
-def configurations(manager: ControllerManager, paper: PaperPlatform) -> list[dict[str, Any]]:
+def configurations(
+    manager: ControllerManager, paper: PaperPlatform, hooks: Hooks = UNCHANGED
+) -> list[dict[str, Any]]:
     """What each program that runs beside the server is told."""
-    programs = manager.programs(cast("Any", SimpleNamespace(socket="/api.sock")), "kind")
+    server = cast("Any", SimpleNamespace(socket="/api.sock"))
+    own = (manager.program(server, "kind"),)
+    programs = hooks.server_companions(own, manager, server, "kind")
     return [yaml.safe_load(paper.files[program.args[1]]) for program in programs]
 
 
@@ -176,9 +182,10 @@ def test_it_is_ready_when_it_has_looked_without_an_error(
         manager._assert_reconciles()
 
 
-def test_second_identity_stays(manager: ControllerManager, paper: PaperPlatform) -> None:
-    """What a sabotage puts beside it is not deleted with it."""
-    manager.sabotage = load_sabotage("second-identity-stays")
+def test_second_identity_stays(paper: PaperPlatform) -> None:
+    """What a sabotage adds is not deleted with the check's own."""
+    hooks = find("second-identity-stays").hooks
+    manager = ControllerManager(cast("Any", paper), "example.org", transform=hooks.identities)
 
     with manager.identify("one", like="greeter"):
         assert len(paper.there) == 2
@@ -188,9 +195,7 @@ def test_second_identity_stays(manager: ControllerManager, paper: PaperPlatform)
 
 def test_rival_cleans_up(manager: ControllerManager, paper: PaperPlatform) -> None:
     """A second one is of another class, and takes the first one's entries away."""
-    manager.rival = True
-
-    first, second = configurations(manager, paper)
+    first, second = configurations(manager, paper, find("rival-controller").hooks)
 
     assert second["entryIDPrefixCleanup"] == first["entryIDPrefix"]
     assert second["className"] != first["className"]

@@ -10,6 +10,7 @@ import pytest
 from svidproof.components import csi_driver
 from svidproof.components.csi_driver import CsiDriver
 from svidproof.platforms.base import Capability, Completed, PlatformError
+from svidproof.sabotage import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -81,14 +82,19 @@ def paper() -> PaperPlatform:
     return PaperPlatform()
 
 
-@pytest.fixture
-def driver(paper: PaperPlatform, monkeypatch: pytest.MonkeyPatch) -> CsiDriver:
-    """Its driver, for which nobody waits."""
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is waited for."""
 
     def at_once(condition: Callable[[], object], *_: object, **__: object) -> object:
         return condition()
 
     monkeypatch.setattr(csi_driver, "eventually", at_once)
+
+
+@pytest.fixture
+def driver(paper: PaperPlatform) -> CsiDriver:
+    """Its driver."""
     return CsiDriver(cast("Any", paper), cast("Any", AGENTS))
 
 
@@ -120,20 +126,28 @@ def test_driver_and_kubelet_mean_the_same_socket(driver: CsiDriver, paper: Paper
 
 
 def test_restart_is_another_pod(driver: CsiDriver, paper: PaperPlatform) -> None:
-    """It takes the other's place; one that stays away does so until the end, when it must clean."""
+    """It takes the other's place."""
     agent = cast("Any", AGENTS["spire-agent-worker"])
     place = "spiffe-csi-driver-worker"
     with driver.running():
         del paper.told[:]
         driver.restart(agent)
         again = list(paper.told)
+
+    assert again == [("remove", place), ("start", place)]
+
+
+def test_driver_that_stays_away_comes_back_to_clean(paper: PaperPlatform) -> None:
+    """A sabotaged driver is away from its restart until the end, when it must clean."""
+    driver = find("driver-stays-away").hooks.csi_driver(cast("Any", paper), cast("Any", AGENTS))
+    agent = cast("Any", AGENTS["spire-agent-worker"])
+    place = "spiffe-csi-driver-worker"
+    with driver.running():
         del paper.told[:]
-        driver.stays_away = True
         driver.restart(agent)
         away, there = list(paper.told), driver.components
         del paper.told[:]
 
-    assert again == [("remove", place), ("start", place)]
     assert away == [("remove", place)]
     assert not [name for name in there if name.startswith(place)]
     assert [what for what, of in paper.told if of == place] == ["start", "clean", "remove"]

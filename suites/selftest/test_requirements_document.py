@@ -35,7 +35,7 @@ def told(catalogue: Catalogue) -> str:
         ),
         Row(catalogue["TWO-1"], ()),
     ]
-    wrong = [Sabotage("lax", "Envoy lets_in all", ("ONE-2",), "let in", {})]
+    wrong = [Sabotage("lax", "Envoy lets_in all", {"ONE-2": ()})]
     return listing_markdown.document(rows, catalogue, wrong, catalogue.profiles)
 
 

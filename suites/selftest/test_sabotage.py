@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,48 +17,32 @@ from svidproof.components.envoy import Envoy
 from svidproof.components.helper import Helped
 from svidproof.components.program import Native
 from svidproof.credentials import Authority
+from svidproof.datafile import DataError, DataFile
+from svidproof.hooks import Hooks
 from svidproof.manifests import data_root
 from svidproof.platforms.base import Attestation
 from svidproof.registration import Registration
-from svidproof.sabotage import Sabotage, all_sabotages, load_sabotage
-from svidproof.sabotage.forging import forge_svid
-from svidproof.sabotage.policies import MISREADINGS, roll_out
-from svidproof.sabotage.sidecars import MECHANISMS
+from svidproof.sabotage import (
+    Expectation,
+    Sabotage,
+    UnknownSabotageError,
+    all_sabotages,
+    find,
+    read,
+)
+from svidproof.sabotage.deployment import FreezeAgent
+from svidproof.sabotage.forging import SignerFlaws, SvidFlaws, forge_svid
+from svidproof.sabotage.mechanism import Workload, mechanism, purpose, registered, schema
+from svidproof.sabotage.policies import MISREADINGS, MisreadPolicy, RollOut
 from svidproof.scenario import load_scenario
-from svidproof.settings import BRISK
+from svidproof.settings import Settings
 from svidproof.watch.timeline import spiffe_ids
 
 if TYPE_CHECKING:
+    from svidproof.credentials import Credential
     from svidproof.platforms.base import Platform
-    from svidproof.settings import Settings
     from svidproof.testbed import Testbed
 
-# What a sabotage may break, beside a sidecar's configuration.
-ELSEWHERE = {
-    "program",
-    "arguments",
-    "helper",
-    "attests_by_certificate",
-    "entry",
-    "extra_entry",
-    "second_entry",
-    "forgetful_server",
-    "freeze_agent",
-    "misread_policy",
-    "policy",
-    "roll_out",
-    "stray_process",
-    "identity",
-    "second_identity",
-    "rival_controller",
-    "controller_stops_with",
-    "driver_stays_away",
-    "writable_volumes",
-    "sync_interval",
-    "agent_ttl",
-    "agent_log_level",
-    "server_log_level",
-}
 # How checks fail when something else is wrong: no sabotage may be content with these.
 UNRELATED = [
     "",
@@ -175,7 +160,9 @@ class Bench:
             prober=SimpleNamespace(workload_api=lambda: "unix:/nowhere"),
             controller=SimpleNamespace(component="spire-controller-manager"),
         )
-        testbed.registration = Registration(cast("Any", None), self.scenario, cast("Any", None))
+        nowhere = cast("Any", None)
+        unchanged = Hooks().registered
+        testbed.registration = Registration(nowhere, self.scenario, nowhere, unchanged)
         self.testbed = cast("Testbed", testbed)
 
     def entries(self) -> list[dict[str, Any]]:
@@ -188,17 +175,17 @@ class Bench:
             name, (f"unix:path:/{name}",), "spiffe://example.org/agent"
         )
 
-    def registered(self, broken: Sabotage) -> list[dict[str, Any]]:
+    def registered(self, hooks: Hooks) -> list[dict[str, Any]]:
         """What becomes of the entries that checks make while they run."""
-        return [entry for name in LATER for entry in broken.registered(self.entry(name))]
+        return [entry for name in LATER for entry in hooks.registered(self.entry(name))]
 
-    def halted(self, broken: Sabotage) -> bool:
+    def halted(self, hooks: Hooks) -> bool:
         """Whether something is stopped when one leaves who comes while checks run."""
         for name in LATER:
-            broken.left(self.testbed, name)
+            hooks.extra_workload_left(self.testbed, name)
         return any(what == "pause" for what, _ in self.paper.told)
 
-    def policies(self, broken: Sabotage) -> set[str]:
+    def policies(self, hooks: Hooks) -> set[str]:
         """The sidecars some of whose policies a sabotage changes."""
         principal = policy.exactly("spiffe://example.org/somebody")
         kinds = [policy.allow(principal), policy.deny(principal), policy.shadow(principal)]
@@ -206,31 +193,31 @@ class Bench:
             name
             for name in self.scenario.workloads
             for rules in (*kinds, policy.NONE)
-            if broken.policy(name, rules) != rules
+            if hooks.rules(name, rules) != rules
         }
 
-    def changed(self, broken: Sabotage) -> set[str]:
+    def changed(self, hooks: Hooks) -> set[str]:
         """The sidecars whose configuration a sabotage changes."""
         sound = sound_configurations(self.scenario.name)
         wrong = copy.deepcopy(sound)
         for name, configuration in wrong.items():
-            broken.envoy(self.testbed, name, configuration)
+            hooks.sidecar(self.testbed, name, configuration)
         return {name for name in sound if sound[name] != wrong[name]}
 
-    def programs(self, broken: Sabotage) -> set[str]:
+    def programs(self, hooks: Hooks) -> set[str]:
         """The programs that a sabotage tells something else."""
         sound = sound_programs(self.scenario.name)
         wrong = copy.deepcopy(sound)
         for name, configuration in wrong.items():
-            broken.program(name, configuration)
+            hooks.program(name, configuration)
         return {name for name in sound if sound[name] != wrong[name]}
 
-    def helped(self, broken: Sabotage) -> set[str]:
+    def helped(self, hooks: Hooks) -> set[str]:
         """The spiffe-helpers that a sabotage tells something else, in a form that they read."""
         sound = sound_helped(self.scenario.name)
         wrong = copy.deepcopy(sound)
         for name, told in wrong.items():
-            broken.helper(self.testbed, name, told)
+            hooks.helper(self.testbed, name, told)
             assert Helped.text(told)
         return {name for name in sound if sound[name] != wrong[name]}
 
@@ -240,7 +227,7 @@ def bench(request: pytest.FixtureRequest) -> Bench:
     """A testbed on paper, of the scenario that the test's sabotage breaks."""
     callspec = getattr(request.node, "callspec", None)
     name = callspec.params.get("name") if callspec else None
-    return Bench(load_sabotage(name).scenario if name else "api")
+    return Bench(find(name).scenario if name else "api")
 
 
 def catalogue_ids(level: str) -> set[str]:
@@ -256,95 +243,74 @@ def test_every_core_requirement_has_a_sabotage() -> None:
     assert catalogue_ids("core") - sabotaged == set()
 
 
-def test_names_are_unique() -> None:
-    """A sabotage is known by its name."""
-    names = [broken.name for broken in all_sabotages()]
+def test_unknown_name_is_one_line_with_the_nearest() -> None:
+    """An unknown sabotage is one line with the names that are like it."""
+    with pytest.raises(UnknownSabotageError) as raised:
+        find("accepts-anyon")
 
-    assert len(set(names)) == len(names)
-
-
-def test_unknown_name_is_told_with_those_that_there_are() -> None:
-    """An unknown sabotage is one line with the known names."""
-    with pytest.raises(LookupError) as raised:
-        load_sabotage("nonsense")
-
-    message = str(raised.value)
-    assert "no sabotage is called nonsense" in message
-    assert "accepts-anyone" in message
-    assert "\n" not in message
+    assert str(raised.value).startswith("unknown sabotage accepts-anyon: did you mean accepts-any")
+    assert "\n" not in str(raised.value)
 
 
 @each_sabotage
-def test_sabotage_is_well_formed(name: str) -> None:
-    """Each sabotage says what is wrong, breaks known things, and expects a reason that compiles."""
-    broken = load_sabotage(name)
+def test_no_expectation_is_met_by_anything(name: str) -> None:
+    """An expectation that any failure meets proves nothing."""
+    expected = [each for ways in find(name).expects.values() for each in ways]
 
-    assert broken.title
-    assert set(broken.requirements) <= catalogue_ids("any")
-    assert broken.requirements
-    assert set(broken.breaks) <= {*ELSEWHERE, *MECHANISMS}
-    assert broken.breaks
-    met = [reason for reason in UNRELATED if re.search(broken.expects, reason)]
-    assert not met, "an expectation that anything meets proves nothing"
+    assert expected
+    assert not [(e, r) for e in expected for r in UNRELATED if re.search(e.match, r)]
+
+
+def names_of(hooks: Hooks) -> set[str]:
+    """The workloads that a mechanism names."""
+    return {str(getattr(hooks, key)) for key in ("workload", "also") if hasattr(hooks, key)}
 
 
 @each_sabotage
 def test_sabotage_makes_the_deployment_wrong(name: str, bench: Bench) -> None:
     """Each sabotage changes something that is deployed, and only at the workloads that it names."""
-    broken = load_sabotage(name)
-    named = {
-        str(place)
-        for what in broken.breaks.values()
-        for place in (
-            [what.get("workload"), what.get("also")] if isinstance(what, dict) else [what]
-        )
-    }
+    broken = find(name)
+    hooks = broken.hooks.on(broken.scenario)
+    named = {place for each in broken.mechanisms.values() for place in names_of(each)}
 
-    sidecars, policies = bench.changed(broken), bench.policies(broken)
-    programs, helped = bench.programs(broken), bench.helped(broken)
+    sidecars, policies = bench.changed(hooks), bench.policies(hooks)
+    programs, helped = bench.programs(hooks), bench.helped(hooks)
 
     assert sidecars | policies | programs | helped <= named
-    first = broken.entries(bench.testbed, bench.entries()) != bench.entries()
-    entries = first or bench.registered(broken) != [bench.entry(name) for name in LATER]
-    attestation = broken.attestation(bench.testbed, SOUND) != SOUND
-    settings = broken.settings(BRISK)
-    intervals = settings.timing != BRISK
-    logs = (settings.server_log_level, settings.agent_log_level) != ("DEBUG", "DEBUG")
-    running = bool({"freeze_agent", "roll_out", "stray_process"} & set(broken.breaks))
-    told = broken.scenario_deployed(bench.scenario) != bench.scenario
+    first = hooks.entries(bench.testbed, bench.entries()) != bench.entries()
+    running = {"freeze_agent", "roll_out", "stray_process", "rival_controller", "driver_stays_away"}
     wrong = [
         bool(sidecars),
         bool(policies),
         bool(programs),
         bool(helped),
-        entries,
-        attestation,
-        intervals,
-        logs,
-        settings.agent_ttl is not None,
-        settings.forgetful,
-        settings.rival_controller,
-        settings.driver_stays_away,
-        settings.writable_volumes,
-        broken.declared(IDENTITY) != [IDENTITY],
-        bench.halted(broken),
-        running,
-        told,
+        first or bench.registered(hooks) != [bench.entry(name) for name in LATER],
+        hooks.attestation(bench.testbed, SOUND) != SOUND,
+        hooks.settings(Settings()) != Settings(),
+        hooks.extra_workload({"volume": "csi"}) != {"volume": "csi"},
+        hooks.identities(IDENTITY) != [IDENTITY],
+        bench.halted(hooks),
+        bool(running & {*broken.mechanisms}),
+        hooks.scenario(bench.scenario) != bench.scenario,
     ]
     assert wrong.count(True) == 1
-    if sidecars:
-        assert set(broken.breaks) <= set(MECHANISMS)
+
+
+@each_sabotage
+def test_other_scenarios_stay_as_they_are(name: str) -> None:
+    """A sabotage changes its own scenario only."""
+    assert type(find(name).hooks.on("another")) is Hooks
 
 
 @each_sabotage
 def test_sound_entries_stay_as_they_are(name: str, bench: Bench) -> None:
     """A sabotage does not change what it was given, but gives back what is to be deployed."""
-    given = bench.entries()
+    hooks, given = find(name).hooks, bench.entries()
     before = copy.deepcopy(given)
 
-    load_sabotage(name).entries(bench.testbed, given)
+    hooks.entries(bench.testbed, given)
     for entry in given:
-        load_sabotage(name).registered(entry)
+        hooks.registered(entry)
 
     assert given == before
 
@@ -353,7 +319,7 @@ def test_second_entry_stands_beside_the_workloads_own(bench: Bench) -> None:
     """A second entry has the same ID as the workload's own, which comes first and stays."""
     own = bench.entry("leaver")
 
-    first, second = load_sabotage("entry-stays").registered(own)
+    first, second = find("entry-stays").hooks.registered(own)
 
     assert first == own
     assert second["spiffe_id"] == own["spiffe_id"]
@@ -367,7 +333,7 @@ def test_second_entry_may_ask_for_less() -> None:
         "selectors": [{"type": "unix", "value": "path:/a"}, {"type": "unix", "value": "uid:1"}],
     }
 
-    first, second = load_sabotage("twin-of-the-deleted").registered(given)
+    first, second = find("twin-of-the-deleted").hooks.registered(given)
 
     assert first == given
     assert second == {**given, "selectors": given["selectors"][:1]}
@@ -377,14 +343,14 @@ def test_plaintext_is_spoken_by_both() -> None:
     """A pair of sidecars without TLS between them has none at either end."""
     bench = Bench("front-proxy")
 
-    changed = bench.changed(load_sabotage("backend-in-plaintext"))
+    changed = bench.changed(find("backend-in-plaintext").hooks)
 
     assert changed == {"backend", "proxy"}
 
 
 def test_second_identity_stands_beside_the_first() -> None:
     """A second ClusterSPIFFEID has the same spec and another name, so that it stays."""
-    first, second = load_sabotage("second-identity-stays").declared(IDENTITY)
+    first, second = find("second-identity-stays").hooks.identities(IDENTITY)
 
     assert first == IDENTITY
     assert second["spec"] == IDENTITY["spec"]
@@ -393,7 +359,7 @@ def test_second_identity_stands_beside_the_first() -> None:
 
 def test_attestation_is_changed_but_not_what_is_expected(bench: Bench) -> None:
     """Agents get certificates of their own, and are expected to attest as before."""
-    broken = load_sabotage("attests-by-certificate").attestation(bench.testbed, SOUND)
+    broken = find("attests-by-certificate").hooks.attestation(bench.testbed, SOUND)
 
     assert "x509pop" in broken.server
     assert "/spire-agent/node.pem" in broken.agent
@@ -408,17 +374,9 @@ def test_attestation_is_changed_but_not_what_is_expected(bench: Bench) -> None:
     ]
 
 
-@each_sabotage
-def test_sabotage_says_so_in_the_settings(name: str) -> None:
-    """A testbed that is broken on purpose has the sabotage in its settings."""
-    settings: Settings = load_sabotage(name).settings(BRISK)
-
-    assert settings.sabotage == load_sabotage(name)
-
-
-def forged(bench: Bench, **what: Any) -> Any:  # noqa: ANN401  keys as in the manifest
-    """The leaf of an SVID that an issuer with a defect would have issued to api."""
-    return forge_svid(bench.testbed, "api", what)
+def forged(bench: Bench, **what: Any) -> Credential:  # noqa: ANN401  fields of SvidFlaws
+    """An SVID that an issuer with a defect would have issued to api."""
+    return forge_svid(bench.testbed, "api", SvidFlaws(**what))
 
 
 @pytest.mark.parametrize(
@@ -445,14 +403,14 @@ def test_forged_chain_leads_to_the_root_unless_foreign(bench: Bench) -> None:
     leaf.verify_directly_issued_by(signer)
     signer.verify_directly_issued_by(root)
 
-    assert forged(bench, signer={"foreign": True}).chain[1].issuer != root.subject
+    assert forged(bench, signer=SignerFlaws(foreign=True)).chain[1].issuer != root.subject
 
 
 def test_secrets_are_put_where_the_sidecar_reads_them(bench: Bench) -> None:
     """A forged certificate is a file of its own workload, and the configuration names it."""
-    broken = load_sabotage("pinned-certificates")
+    hooks = find("pinned-certificates").hooks
 
-    assert bench.changed(broken) == {"api", "valid-api-client"}
+    assert bench.changed(hooks) == {"api", "valid-api-client"}
 
     assert set(bench.paper.files) == {
         "api/secret-api.json",
@@ -490,26 +448,121 @@ def test_policy_is_misread_as_it_says(
 
 def test_policy_that_is_never_removed_is_the_last_one() -> None:
     """A sabotage remembers the last policy with rules, and puts it in the place of none."""
-    broken, other = load_sabotage("policies-stay"), policy.deny(SOMEBODY)
+    [stays] = find("policies-stay").mechanisms.values()
+    other = policy.deny(SOMEBODY)
+    fresh = replace(cast("MisreadPolicy", stays))
 
-    made = [broken.policy("backend", rules) for rules in (ALLOW, policy.NONE, other, policy.NONE)]
+    made = [stays.rules("backend", rules) for rules in (ALLOW, policy.NONE, other, policy.NONE)]
 
     assert made == [ALLOW, ALLOW, other, other]
-    assert load_sabotage("policies-stay").policy("backend", policy.NONE) == policy.NONE
+    assert fresh.rules("backend", policy.NONE) == policy.NONE
 
 
 def test_policy_astray_is_written_at_another_workload(bench: Bench) -> None:
     """What belongs to one workload is also put where another one is."""
-    roll_out(bench.testbed, {"workload": "api", "writes": "valid-api-client"})
+    hooks = RollOut(Workload("api"), writes=Workload("valid-api-client"))
+
+    hooks.before_rollout(bench.testbed, "api")
 
     assert set(bench.paper.files) == {"valid-api-client/policy.json"}
 
 
 def test_frozen_agent_goes_on_again(bench: Bench) -> None:
     """A frozen agent is let go on by itself after its time."""
-    broken = Sabotage("x", "x", (), "x", {"freeze_agent": 0.01})
-
-    broken.started(bench.testbed)
+    FreezeAgent(0.01).started(bench.testbed)
 
     assert bench.paper.told[0] == ("pause", "spire-agent")
     assert len(bench.paper.told) <= 2
+
+
+LAX = """
+[[sabotage]]
+name = "lax"
+title = "api accepts everybody"
+needs = ["pause"]
+expects.ONE-1 = { raises = "Accepted", match = "got HTTP 200" }
+tls = { workload = "api", at = "inbound", set = { require_client_certificate = false } }
+"""
+
+
+def loaded(text: str) -> tuple[Sabotage, ...]:
+    """The sabotages of one file."""
+    return read([DataFile("lax.toml", text)], ["ONE-1", "ONE-2"], {"api": load_scenario("api")})
+
+
+def test_sabotage_is_read_as_written() -> None:
+    """What the file says is what the sabotage does."""
+    [lax] = loaded(LAX)
+
+    assert (lax.name, lax.scenario, lax.needs) == ("lax", "api", ("pause",))
+    assert lax.expects == {"ONE-1": (Expectation("Accepted", "got HTTP 200"),)}
+    assert [*lax.mechanisms] == ["tls"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        pytest.param("tls =", "tsl =", "lax.toml:7: unknown key tsl: did you mean tls", id="key"),
+        pytest.param("at =", "att =", "lax.toml:7: unknown key att: there are workload, at, set",
+                     id="key-of-mechanism"),
+        pytest.param('at = "inbound"', "at = 1", "lax.toml:7: sabotage.tls.at must be text",
+                     id="type"),
+        pytest.param(', at = "inbound"', "", "lax.toml:7: sabotage.tls lacks at", id="lacks"),
+        pytest.param('workload = "api"', 'workload = "ap"',
+                     "lax.toml:7: there is no workload ap in scenario api: there are",
+                     id="workload"),
+        pytest.param("ONE-1", "ONE-3", "lax.toml:6: there is no requirement ONE-3: there are ONE-1",
+                     id="requirement"),
+        pytest.param('"pause"', '"paws"', "lax.toml:5: there is no capability paws: ",
+                     id="capability"),
+        pytest.param("needs =", 'scenario = "apy"\nneeds =',
+                     "lax.toml:5: there is no scenario apy: there are api", id="scenario"),
+        pytest.param("raises", "raise", "lax.toml:6: unknown key raise: there are raises, match",
+                     id="expectation"),
+        pytest.param("got HTTP 200", "(", "lax.toml:6: .*match is not a regular expression",
+                     id="pattern"),
+        pytest.param("got HTTP 200", ".*", "lax.toml:6: .*must not match an empty message",
+                     id="anything"),
+        pytest.param("tls =", 'entry = { workload = "api", set = { ttl = 1 } }\n#',
+                     "lax.toml:7: .*an entry has no ttl: there are", id="entry"),
+        pytest.param("tls =", 'forgetful_server = "yes"\n#',
+                     "lax.toml:7: forgetful_server has no keys: write forgetful_server = true",
+                     id="flag"),
+        pytest.param("tls =", "#", "lax.toml:2: sabotage lax changes nothing", id="nothing"),
+        pytest.param('[[sabotage]]\nname = "lax"', '[[sabotages]]\nname = "lax"',
+                     "lax.toml:2: unknown key sabotages: there are sabotage", id="table"),
+        pytest.param('title = "api', "title = api", "lax.toml:4: the file is not TOML", id="toml"),
+    ],
+)  # fmt: skip
+def test_mistake_in_a_sabotage_is_one_line(old: str, new: str, complaint: str) -> None:
+    """The line has the file, its line, what is wrong, and the nearest names."""
+    assert LAX.count(old) == 1
+
+    with pytest.raises(DataError, match=complaint) as raised:
+        loaded(LAX.replace(old, new))
+
+    assert "\n" not in str(raised.value)
+
+
+def test_second_sabotage_of_a_name_is_refused() -> None:
+    """Both lines are named."""
+    complaint = r"^lax\.toml:10: sabotage lax is already defined at lax\.toml:2$"
+
+    with pytest.raises(DataError, match=complaint):
+        loaded(LAX + LAX)
+
+
+def test_second_mechanism_of_a_name_is_refused() -> None:
+    """A mechanism is known by its name."""
+    with pytest.raises(ValueError, match="two mechanisms are named tls"):
+        mechanism("tls")(Hooks)
+
+
+def test_every_mechanism_says_what_it_changes_and_is_used() -> None:
+    """Each has a docstring and a schema, and some sabotage uses it."""
+    used = {name for broken in all_sabotages() for name in broken.mechanisms}
+
+    assert used == {*registered()}
+    for kind in registered().values():
+        assert purpose(kind).endswith(".")
+        assert all(schema(kind).values())

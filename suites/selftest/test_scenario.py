@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svidproof import manifests
+from svidproof.datafile import DataError, DataFile
 from svidproof.platforms.base import Attestation
 from svidproof.scenario import (
     APP,
@@ -16,6 +17,7 @@ from svidproof.scenario import (
     PROBER,
     WORKLOAD_API,
     load_scenario,
+    read_scenario,
     scenario_names,
 )
 
@@ -135,47 +137,82 @@ def test_ids_are_of_the_trust_domain(scenario: Scenario) -> None:
 
 def test_unknown_scenario_is_an_error() -> None:
     """A scenario that is not there raises with the path where it was sought."""
-    with pytest.raises(FileNotFoundError, match=r"scenarios/nonsense\.toml"):
+    with pytest.raises(DataError, match=r"cannot read .*scenarios/nonsense\.toml: No such file"):
         load_scenario("nonsense")
 
 
-BROKEN = [
-    pytest.param('name = "x"', KeyError, "title", id="missing-key"),
-    pytest.param("name = ", ValueError, "value", id="no-toml"),
-    pytest.param(
-        'name="x"\ntitle="x"\ntrust_domain="x"\nsvid_ttl=1\n'
-        'forgery={client="a",server="a",other="a"}\n[workloads.a]\ncolour="red"',
-        TypeError,
-        "colour",
-        id="unknown-key",
-    ),
-    pytest.param(
-        'name="x"\ntitle="x"\ntrust_domain="x"\nsvid_ttl=1\n'
-        'forgery={client="a",server="a",other="a"}\n[workloads.a]\n'
-        'calls=[{name="c",to="b",accepts=[],port=1}]',
-        TypeError,
-        "port",
-        id="unknown-key-of-a-call",
-    ),
+SMALL = """
+name = "x"
+title = "two workloads"
+trust_domain = "example.org"
+svid_ttl = 30
+forgery = { client = "a", server = "b", other = "a" }
+
+[workloads.a]
+calls = [
+  { name = "b", to = "b", accepts = ["b"] },
 ]
 
+[workloads.b]
+app = "api"
+accepts = ["a"]
 
-@pytest.mark.parametrize(("text", "error", "names"), BROKEN)
-def test_broken_scenario_is_an_error(
-    text: str,
-    error: type[Exception],
-    names: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+[[decoys]]
+id = "decoy"
+like = "a"
+"""
+
+
+def test_small_scenario_is_read() -> None:
+    """The scenario that the next test breaks is correct."""
+    assert [*read_scenario(DataFile("x.toml", SMALL).root).workloads] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        pytest.param('title = "two workloads"\n', "", ":1: the file lacks title", id="missing-key"),
+        pytest.param('"x"', "", ":2: the file is not TOML", id="no-toml"),
+        pytest.param("svid_ttl", "svid_tll", ":5: unknown key svid_tll: there are name",
+                     id="unknown-key"),
+        pytest.param("app =", "ap =", ":14: unknown key ap: did you mean app", id="of-a-workload"),
+        pytest.param("to =", "too =", ":10: unknown key too: there are name, to", id="of-a-call"),
+        pytest.param("like =", "lik =", ":19: unknown key lik: there are", id="of-a-decoy"),
+        pytest.param("30", '"30"', ":5: svid_ttl must be a whole number", id="type"),
+        pytest.param('["a"]', '"a"', ":15: workloads.b.accepts must be a list", id="list"),
+        pytest.param("[workloads.b]", "[[workloads.b]]", ":13: workloads.b must be a table",
+                     id="table"),
+        pytest.param("app =", 'kind = "side"\napp =', ":14: workloads.b.kind must be one of side",
+                     id="choice"),
+        pytest.param('to = "b"', 'to = "c"', ":10: there is no workload c: there are a, b, prober",
+                     id="call"),
+        pytest.param('["a"]', '["c"]', ":15: there is no workload c: there are a, b", id="accepts"),
+        pytest.param("app =", 'forwards = "c"\napp =', ":14: there is no call c", id="forwards"),
+        pytest.param('like = "a"', 'like = "c"', ":19: there is no workload c", id="decoy"),
+        pytest.param('server = "b"', 'server = "c"', ":6: there is no workload c", id="forgery"),
+    ],
+)  # fmt: skip
+def test_mistake_in_a_scenario_is_one_line(old: str, new: str, complaint: str) -> None:
+    """The line has the file, its line, what is wrong, and the nearest names."""
+    assert SMALL.count(old) == 1
+
+    with pytest.raises(DataError, match=f"^x.toml{complaint}") as raised:
+        read_scenario(DataFile("x.toml", SMALL.replace(old, new)).root)
+
+    assert "\n" not in str(raised.value)
+
+
+def test_file_of_a_scenario_is_named_like_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scenario with a key too few or too many raises with the key's name."""
+    """Else the scenario that is asked for is another one."""
     directory = tmp_path / "manifests" / "scenarios"
     directory.mkdir(parents=True)
-    (directory / "x.toml").write_text(text)
-    monkeypatch.setattr(manifests, "data_root", lambda: tmp_path)
+    (directory / "y.toml").write_text(SMALL)
+    monkeypatch.setattr("svidproof.scenario.data_root", lambda: tmp_path)
 
-    with pytest.raises(error, match=names):
-        load_scenario("x")
+    with pytest.raises(DataError, match=r"y\.toml:2: the file of scenario x must be named like it"):
+        load_scenario("y")
 
 
 def test_attestation_is_a_value() -> None:

@@ -24,7 +24,7 @@ CHECKS = [
 
 def sabotage(name: str, *requirements: str) -> Sabotage:
     """A sabotage of these requirements."""
-    return Sabotage(name, name, requirements, "red", {})
+    return Sabotage(name, name, dict.fromkeys(requirements, ()))
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_guest_is_served_or_refused_or_neither(
     """Only exactly its own SVID is an identity, and only PermissionDenied is a refusal."""
     agent = cast("Any", SimpleNamespace(socket="/agent.sock", assert_alive=lambda: None))
     paper = cast("Any", SimpleNamespace(reach_socket=lambda *_: "unix:/nowhere"))
-    guest = Guest("guest", agent, paper)
+    guest = Guest("guest", agent, paper, lambda _name: None)
     monkeypatch.setattr(guests, "fetch_x509", lambda *_, **__: answer)
     monkeypatch.setattr(guests, "eventually", lambda condition, *_, **__: condition())
 
