@@ -108,7 +108,7 @@ def test_federated_server_holds_the_bundle_of_the_other(
     """It has the other's root and, only from the bundle endpoint, the keys for JWT-SVIDs."""
     partner = federated.domain(other)
 
-    held = federated.domain(name).spire.foreign_bundles()
+    held = federated.domain(name).spire.federated_bundles()
 
     assert held.keys() == {partner.trust_domain}
     assert held[other].roots == {partner.root.certificate}
