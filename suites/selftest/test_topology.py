@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import pytest
@@ -155,21 +156,21 @@ def test_platform_without_several_servers_is_refused() -> None:
 
 MISTAKES = [
     pytest.param('["partner.example"]', '["partner.exampel"]',
-                 ":12: there is no trust domain partner.exampel: there are example.org, partner",
+                 ":12: there is no trust domain partner.exampel: .*partner.example",
                  id="unknown-trust-domain"),
     pytest.param('{ server = "server" }', '{ server = "serve" }',
-                 ":21: there is no server serve: there are server", id="unknown-server"),
+                 ":21: there is no server serve: .*there are server", id="unknown-server"),
     pytest.param('upstream = "example.org"', 'upstream = "example.com"',
-                 ":24: there is no upstream example.com: there are own-root, self-signed, example",
+                 ":24: there is no upstream example.com: .*own-root, self-signed, example",
                  id="unknown-upstream"),
     pytest.param('upstream_agent = "agent"', 'upstream_agent = "agnet"',
-                 ":25: there is no agent agnet: there are agent", id="unknown-upstream-agent"),
+                 ":25: there is no agent agnet: .*there are agent", id="unknown-upstream-agent"),
     pytest.param('upstream = "example.org"', 'upstream = "deeper"',
                  ":28: the upstreams form a circle: nested -> deeper -> nested", id="circle"),
     pytest.param('upstream = "nested"', 'upstream = "deeper"',
                  ":28: the upstreams form a circle: deeper -> deeper", id="circle-of-one"),
     pytest.param("[domains.nested]", '[domains."partner.example"]',
-                 ":23: the file is not TOML: Cannot declare ('domains', 'partner.example') twice",
+                 ":23: the file is not TOML: Cannot declare .'domains', 'partner.example'. twice",
                  id="two-of-one-name"),
     pytest.param("[domains.nested]", '[domains."Partner"]\n[domains.nested]',
                  ":23: Partner is no trust domain: use lower-case letters", id="no-trust-domain"),
@@ -185,13 +186,13 @@ MISTAKES = [
     pytest.param('upstream = "example.org"\n', "",
                  ":24: nested is not nested: leave upstream_agent out", id="not-nested"),
     pytest.param("bundle_endpoint = true\nfed", "bundel_endpoint = true\nfed",
-                 ":11: unknown key bundel_endpoint: there are servers, agents, datastore",
+                 ":11: unknown key bundel_endpoint: .*bundle_endpoint",
                  id="unknown-key"),
     pytest.param('domain = "partner.example"', 'domain = "partner"',
-                 ":7: there is no trust domain partner: there are example.org, partner.example",
+                 ":7: there is no trust domain partner: .*there are example.org, partner.example",
                  id="unknown-domain-of-a-workload"),
     pytest.param('agent = "second" }', 'agent = "third" }',
-                 ":7: there is no agent third: there are first, second",
+                 ":7: there is no agent third: .*there are first, second",
                  id="unknown-agent-of-a-workload"),
 ]  # fmt: skip
 
@@ -205,5 +206,5 @@ def test_mistake_is_one_line(old: str, new: str, complaint: str) -> None:
     with pytest.raises(DataError) as raised:
         read(text.replace(old, new, 1))
 
-    assert str(raised.value).startswith(f"x.toml{complaint}")
+    assert re.match(f"x.toml{complaint}", str(raised.value)), str(raised.value)
     assert "\n" not in str(raised.value)
