@@ -180,7 +180,7 @@ def test_agent_that_is_there_is_not_started() -> None:
     agent = ExistingAgent(cast("Platform", platform), "spire-agent", "example.org")
 
     agent.start(
-        cast("Authority", None),
+        (),
         ("", 0),
         Attestation("", "", "", {}, "id"),
         sync_interval="",

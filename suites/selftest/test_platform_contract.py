@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -121,6 +123,18 @@ def test_status_is_the_programs_own(platform: Platform, status: int) -> None:
 def test_stop_lets_a_program_finish(platform: Platform) -> None:
     """A program that is stopped is asked to end, and has ended when that returns."""
     platform.start(python("one", LEAVES))
+    wait_for(platform, "one", "ready")
+
+    platform.stop("one")
+
+    assert platform.exit_status("one") == 0
+    assert platform.read_log("one", 0).endswith(b"bye\n")
+
+
+def test_stop_sends_the_signal_of_the_program(platform: Platform) -> None:
+    """A program that ends in order by another signal than SIGTERM is sent that one."""
+    script = LEAVES.replace("signal.SIGTERM", "signal.SIGINT")
+    platform.start(replace(python("one", script), stop_signal=signal.SIGINT))
     wait_for(platform, "one", "ready")
 
     platform.stop("one")

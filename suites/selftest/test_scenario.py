@@ -173,7 +173,7 @@ def test_small_scenario_is_read() -> None:
     [
         pytest.param('title = "two workloads"\n', "", ":1: the file lacks title", id="missing-key"),
         pytest.param('"x"', "", ":2: the file is not TOML", id="no-toml"),
-        pytest.param("svid_ttl", "svid_tll", ":5: unknown key svid_tll: there are name",
+        pytest.param("svid_ttl", "svid_tll", ":5: unknown key svid_tll: did you mean svid_ttl",
                      id="unknown-key"),
         pytest.param("app =", "ap =", ":14: unknown key ap: did you mean app", id="of-a-workload"),
         pytest.param("to =", "too =", ":10: unknown key too: there are name, to", id="of-a-call"),

