@@ -12,7 +12,8 @@ import pytest
 
 from svidproof import Saw, Testbed, Version, policy, requirement
 from svidproof.checks import assert_all_answered, assert_sessions
-from svidproof.sessions import Client, send_series
+from svidproof.series import send_series
+from svidproof.sessions import Client
 
 FRONTEND, OTHER = "frontend", "frontend-2"
 PATH = "/balances/alice"

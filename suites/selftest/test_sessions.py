@@ -15,7 +15,8 @@ import pytest
 from svidproof.checks import Accepted, Denied, assert_all_answered, assert_sessions
 from svidproof.credentials import Authority
 from svidproof.forge import Forge
-from svidproof.sessions import Client, RequestSeries
+from svidproof.series import RequestSeries
+from svidproof.sessions import Client
 from svidproof.tls import Exchange, Version
 
 if TYPE_CHECKING:
