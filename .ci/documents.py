@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from svidproof import request
 from svidproof.report import fields, publish
+from svidproof.run.request import options as request
 
 LIST = ("svidproof", "list", "--format", "markdown")
 

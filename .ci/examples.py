@@ -16,17 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from svidproof import tools
 from svidproof.report import publish
-from svidproof.tools import gobuild, pins, process
-from svidproof.tools.cache import Cache, delete
-from svidproof.tools.making import Workshop
-from svidproof.tools.pins import GoModule
+from svidproof.supply import tools
+from svidproof.supply.tools import pins, process
+from svidproof.supply.tools.cache import Cache, delete
+from svidproof.supply.tools.pins import GoModule
+from svidproof.supply.tools.sources import go_module
+from svidproof.supply.tools.sources.making import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from svidproof.tools.making import Made
+    from svidproof.supply.tools.sources.making import Made
 
 PATCH = Path("fewer-pushes.patch")
 AGENT, MODULE = "spire-agent", "github.com/spiffe/spire"
@@ -47,7 +48,7 @@ def build(patch: Path, work: Path) -> Path:
     module = folder / pins.host().fill(source.directory, version)
     # With what is fetched writable, and gone with the rest.
     kept = {"GOPATH": str(work / "path"), "GOMODCACHE": str(work / "mod")}
-    env = gobuild.quiet_go(work) | kept | {"GOFLAGS": "-modcacherw"}
+    env = go_module.quiet_go(work) | kept | {"GOFLAGS": "-modcacherw"}
     fetch = ["go", "mod", "download", "-json", f"{MODULE}@v{version}"]
     patched = folder / "spire" / "patched"
     Path(json.loads(_output(fetch, module, env))["Dir"]).rename(patched)
@@ -64,7 +65,7 @@ def build(patch: Path, work: Path) -> Path:
     with cache.exclusive(label, progress := tools.Progress()) as holder, cache.staging(label) as at:
         changed_pins = replace(pins.current(), directory=folder)
         shop = Workshop(AGENT, changed_pins, pins.host(), cache, at, holder, progress)
-        made: Made = gobuild.make(changed, version, shop)
+        made: Made = go_module.make(changed, version, shop)
         shutil.copy(made.binaries[AGENT], work / AGENT)
         if made.scrap is not None:
             delete(made.scrap)

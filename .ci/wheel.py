@@ -9,8 +9,8 @@ import tempfile
 import venv
 from pathlib import Path
 
-_WHERE = "from svidproof.manifests import data_root; print(data_root())"
-_WHICH = "from svidproof.provenance import files_sha256; print(files_sha256())"
+_WHERE = "from svidproof.model.manifests import data_root; print(data_root())"
+_WHICH = "from svidproof.report.provenance import files_sha256; print(files_sha256())"
 
 
 def main(dist: Path) -> int:

@@ -3,8 +3,8 @@
 import pytest
 
 from svidproof import Progress, Testbed, experiment, gives_testbed
-from svidproof.testbeds import Testbeds
-from svidproof.watch.observation import Observation, observe
+from svidproof.checks.windows.rotation import Observation, observe
+from svidproof.run.testbeds import Testbeds
 
 
 @pytest.fixture(scope="session")

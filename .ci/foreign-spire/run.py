@@ -25,18 +25,19 @@ import kubernetes.client
 import yaml
 from kubernetes.dynamic.exceptions import ResourceNotFoundError
 
-from svidproof import Capability, NotYet, eventually, tools
-from svidproof.budgets import Budget
-from svidproof.errors import PlatformError
-from svidproof.platforms.kind import KindSite
-from svidproof.request import RunRequest
-from svidproof.selection import Selection
+from svidproof import Capability, NotYet, eventually
+from svidproof.model.errors import PlatformError
+from svidproof.platforms.kubernetes.kind.site import KindSite
+from svidproof.run.request.options import RunRequest
+from svidproof.run.request.selection import Selection
+from svidproof.supply import tools
+from svidproof.waiting.budgets import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from svidproof.platforms._cluster import Cluster
-    from svidproof.platforms._places import Ground
+    from svidproof.platforms.kubernetes.client.api import Cluster
+    from svidproof.platforms.kubernetes.pods.placement import Ground
 
 HERE = Path(__file__).parent
 SPIRE, TENANT = "spire-system", "demo"

@@ -1,4 +1,4 @@
-# The suite's own programs: python -m svidproof.workloads.api, and the like.
+# The suite's own programs: python -m svidproof.workloads.apps.api, and the like.
 ARG BASE
 FROM ${BASE}
 COPY site /opt/svidproof

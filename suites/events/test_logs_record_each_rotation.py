@@ -18,11 +18,11 @@ from svidproof import (
     reading,
     requirement,
 )
-from svidproof.checks import API_WORKLOADS, each_workload
+from svidproof.checks.assertions import API_WORKLOADS, each_workload
+from svidproof.checks.windows.rotation import WANTED
 from svidproof.components.envoy import BUNDLE
-from svidproof.log_line import parse_time
-from svidproof.renewal_rule import LAG
-from svidproof.watch.observation import WANTED
+from svidproof.model.logs.line import parse_time
+from svidproof.model.renewal_rule import LAG
 
 pytestmark = needs(Capability.SPIRE_LOGS)
 

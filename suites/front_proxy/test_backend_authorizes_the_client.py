@@ -7,7 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from svidproof import Capability, Saw, Testbed, needs, requirement
-from svidproof.checks import (
+from svidproof.checks.assertions import (
     assert_counted,
     assert_decided,
     assert_echoed,
@@ -16,8 +16,8 @@ from svidproof.checks import (
     assert_refused,
     assert_unseen,
 )
-from svidproof.echo import CLIENT_CERTIFICATE
-from svidproof.refusals import CONNECTION, SAN, UNKNOWN
+from svidproof.checks.refusals import CONNECTION, SAN, UNKNOWN
+from svidproof.probes.xfcc import CLIENT_CERTIFICATE
 
 pytestmark = needs(Capability.OUTSIDE)
 ALLOWED, DENIED = "allowed", "denied"

@@ -6,8 +6,8 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 
 from svidproof import Capability, Credential, Saw, Testbed, needs, requirement
-from svidproof.checks import assert_counted, assert_echoed, assert_unseen
-from svidproof.echo import CLIENT_CERTIFICATE, Element
+from svidproof.checks.assertions import assert_counted, assert_echoed, assert_unseen
+from svidproof.probes.xfcc import CLIENT_CERTIFICATE, Element
 
 pytestmark = [requirement("PROXY-5"), needs(Capability.OUTSIDE), pytest.mark.usefixtures("quiet")]
 Headers = tuple[tuple[str, str], ...]

@@ -8,12 +8,13 @@ import http
 
 import pytest
 
-from svidproof import Capability, Measure, Saw, budgets, needs, requirement
+from svidproof import Capability, Measure, Saw, needs, requirement
+from svidproof.checks.refusals import UNKNOWN
+from svidproof.checks.windows.deletion import BUSY, BYSTANDER, HOLDER, IDLE, SOME, Ending
 from svidproof.components.envoy import CONNECTION_END_S, CONNECTION_S
-from svidproof.refusals import UNKNOWN
-from svidproof.renewal_rule import LAG
-from svidproof.watch.ending import BUSY, BYSTANDER, HOLDER, IDLE, SOME, Ending
-from svidproof.watch.timeline import Request, Sighting, Source, key_hash
+from svidproof.model.renewal_rule import LAG
+from svidproof.testbed.watch.timeline import Request, Sighting, Source, key_hash
+from svidproof.waiting import budgets
 
 pytestmark = needs(Capability.OUTSIDE)
 ENOUGH = 10  # requests before the certificate expires

@@ -5,10 +5,11 @@ import re
 import grpc
 import pytest
 
-from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requirement
-from svidproof.checks import assert_echoed
-from svidproof.clock import Moment
-from svidproof.workload_api import fetch_x509
+from svidproof import Capability, Saw, Testbed, eventually, needs, requirement
+from svidproof.checks.assertions import assert_echoed
+from svidproof.model.clock import Moment
+from svidproof.probes.workload_api.x509 import fetch_x509
+from svidproof.waiting import budgets
 
 pytestmark = [requirement("PROXY-8"), needs(Capability.OUTSIDE)]
 CLIENT = "outside/client"

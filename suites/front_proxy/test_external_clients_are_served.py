@@ -6,12 +6,12 @@ import pytest
 from cryptography import x509
 
 from svidproof import Capability, Exchange, Measure, Saw, Testbed, Version, needs, requirement
-from svidproof.certificates import extensions_of
-from svidproof.checks import assert_counted, assert_echoed
-from svidproof.credentials import leads_to
-from svidproof.faults import only, reading
-from svidproof.refusals import VERSIONS
-from svidproof.watch.timeline import spiffe_ids
+from svidproof.checks.assertions import assert_counted, assert_echoed
+from svidproof.checks.refusals import VERSIONS
+from svidproof.model.errors.attribution import only, reading
+from svidproof.probes.credentials import leads_to
+from svidproof.probes.x509 import extensions_of
+from svidproof.testbed.watch.timeline import spiffe_ids
 
 pytestmark = [requirement("PROXY-1"), needs(Capability.OUTSIDE)]
 DNS_NAME = "proxy.example.org"

@@ -3,13 +3,13 @@
 import pytest
 
 from svidproof import Capability, Saw, Testbed, Version, needs, requirement
-from svidproof.checks import (
+from svidproof.checks.assertions import (
     assert_counted,
     assert_not_answered,
     assert_refused,
     assert_unseen,
 )
-from svidproof.refusals import CONNECTION, MISSING, NO_CERT, PARAMS, VERSIONS, Row
+from svidproof.checks.refusals import CONNECTION, MISSING, NO_CERT, PARAMS, VERSIONS, Row
 
 pytestmark = [
     needs(Capability.OUTSIDE),

@@ -3,8 +3,13 @@
 import pytest
 
 from svidproof import Capability, Flaw, Saw, Testbed, Version, needs, requirement
-from svidproof.checks import assert_echoed, assert_forbidden, assert_handshake, assert_refused
-from svidproof.refusals import ERROR, UNKNOWN, VERSIONS
+from svidproof.checks.assertions import (
+    assert_echoed,
+    assert_forbidden,
+    assert_handshake,
+    assert_refused,
+)
+from svidproof.checks.refusals import ERROR, UNKNOWN, VERSIONS
 
 pytestmark = [
     requirement("PROXY-10"),

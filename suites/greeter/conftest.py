@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from svidproof import Progress, Testbed, experiment
-from svidproof.demo_page import DemoPage
-from svidproof.greeters import Conversation, Greeters
+from svidproof.checks.greeters import Conversation, Greeters
+from svidproof.checks.pages.demo_page import DemoPage
 
 
 @experiment("greeter", seconds=20)

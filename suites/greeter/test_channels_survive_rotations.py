@@ -3,8 +3,8 @@
 import pytest
 
 from svidproof import Measure, Saw, requirement
-from svidproof.greeters import AT_ONCE, SIDES, WANTED, Conversation
-from svidproof.watch.timeline import Source
+from svidproof.checks.greeters import AT_ONCE, SIDES, WANTED, Conversation
+from svidproof.testbed.watch.timeline import Source
 
 
 @requirement("GREETER-4")

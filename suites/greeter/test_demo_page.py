@@ -6,24 +6,16 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from svidproof import (
-    Capability,
-    NotYet,
-    Saw,
-    Testbed,
-    budgets,
-    eventually,
-    needs,
-    requirement,
-    workload_jwt,
-)
-from svidproof.budgets import Budget
-from svidproof.demo_page import DemoPage, Shown, differences, of_authority, of_svid
-from svidproof.faults import only, reading
-from svidproof.greeters import AT_ONCE
-from svidproof.renewal_rule import Period
-from svidproof.watch.timeline import Source
-from svidproof.workload_api import X509Svid, fetch_x509
+from svidproof import Capability, NotYet, Saw, Testbed, eventually, needs, requirement
+from svidproof.checks.greeters import AT_ONCE
+from svidproof.checks.pages.demo_page import DemoPage, Shown, differences, of_authority, of_svid
+from svidproof.model.errors.attribution import only, reading
+from svidproof.model.renewal_rule import Period
+from svidproof.probes.workload_api import jwt
+from svidproof.probes.workload_api.x509 import X509Svid, fetch_x509
+from svidproof.testbed.watch.timeline import Source
+from svidproof.waiting import budgets
+from svidproof.waiting.budgets import Budget
 
 AUDIENCE = "reader.example"
 SENT = [
@@ -129,7 +121,7 @@ def test_no_response_contains_a_key(page: DemoPage) -> None:
         return sent, list(after)
 
     sent, svids = eventually(collected, budgets.PAGE)
-    answer = workload_jwt.fetch(page.program.workload_api(), [AUDIENCE])
+    answer = jwt.fetch(page.program.workload_api(), [AUDIENCE])
     _, token = only(answer.svids, "JWT-SVID")
 
     assert svids[0].spiffe_id in sent, "the response is not the page"

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svidproof import Saw, Testbed, budgets, eventually, requirement
-from svidproof.browser import launched
-from svidproof.budgets import Budget
-from svidproof.demo_page import DemoPage, Shown, differences, of_svid
-from svidproof.faults import only
-from svidproof.renewal_rule import Period
-from svidproof.workload_api import fetch_x509
+from svidproof import Saw, Testbed, eventually, requirement
+from svidproof.checks.pages.browser import launched
+from svidproof.checks.pages.demo_page import DemoPage, Shown, differences, of_svid
+from svidproof.model.errors.attribution import only
+from svidproof.model.renewal_rule import Period
+from svidproof.probes.workload_api.x509 import fetch_x509
+from svidproof.waiting import budgets
+from svidproof.waiting.budgets import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

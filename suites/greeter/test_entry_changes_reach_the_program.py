@@ -17,16 +17,16 @@ from svidproof import (
     Progress,
     Saw,
     Testbed,
-    budgets,
     eventually,
     experiment,
     requirement,
 )
-from svidproof.clock import Moment
-from svidproof.faults import Row
-from svidproof.greeters import Call, Greeter, Greeters, Hello, IdentitySnapshot, Refusal
-from svidproof.renewal_rule import BACKDATING, TRUNCATION
-from svidproof.workload_api import Answer, fetch_x509
+from svidproof.checks.greeters import Call, Greeter, Greeters, Hello, IdentitySnapshot, Refusal
+from svidproof.model.clock import Moment
+from svidproof.model.errors.attribution import Row
+from svidproof.model.renewal_rule import BACKDATING, TRUNCATION
+from svidproof.probes.workload_api.x509 import Answer, fetch_x509
+from svidproof.waiting import budgets
 
 DENIED = "PERMISSION_DENIED"
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between two attempts of a program

@@ -4,10 +4,11 @@ import uuid
 
 import pytest
 
-from svidproof import Saw, Testbed, budgets, eventually, requirement
-from svidproof.faults import only
-from svidproof.greeters import Greeters
-from svidproof.log_line import LogRecord
+from svidproof import Saw, Testbed, eventually, requirement
+from svidproof.checks.greeters import Greeters
+from svidproof.model.errors.attribution import only
+from svidproof.model.logs.line import LogRecord
+from svidproof.waiting import budgets
 
 START = ["Starting up…", "Connecting to Workload API…", "Connected…"]
 

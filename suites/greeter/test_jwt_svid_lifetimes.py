@@ -11,21 +11,12 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
-from svidproof import (
-    Budget,
-    Capability,
-    Measure,
-    Overdue,
-    Testbed,
-    budgets,
-    eventually,
-    needs,
-    requirement,
-    workload_jwt,
-)
-from svidproof.faults import only
-from svidproof.renewal_rule import JITTER, TRUNCATION
-from svidproof.workload_jwt import Token
+from svidproof import Budget, Capability, Measure, Overdue, Testbed, eventually, needs, requirement
+from svidproof.model.errors.attribution import only
+from svidproof.model.renewal_rule import JITTER, TRUNCATION
+from svidproof.probes.workload_api import jwt
+from svidproof.probes.workload_api.jwt import Token
+from svidproof.waiting import budgets
 
 pytestmark = [requirement("GREETER-10"), needs(Capability.UNREGISTERED_PROCESS)]
 JWT_TTL = 6  # seconds
@@ -117,7 +108,7 @@ def test_token_is_replaced_at_half_its_lifetime(series: Series, measure: Measure
 
 def _fetch(target: str, audience: str) -> Fetched:
     requested = time.time()
-    answer = workload_jwt.fetch(target, [audience])
+    answer = jwt.fetch(target, [audience])
     assert answer.code is grpc.StatusCode.OK, str(answer)
     _, token = only(answer.svids, "JWT-SVID")
     claims = Token.read(token).claims

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from svidproof import Saw, Testbed, requirement, workload_jwt
-from svidproof.demo_page import DemoPage
-from svidproof.faults import only
-from svidproof.workload_jwt import Token, forged
+from svidproof import Saw, Testbed, requirement
+from svidproof.checks.pages.demo_page import DemoPage
+from svidproof.model.errors.attribution import only
+from svidproof.probes.workload_api import jwt
+from svidproof.probes.workload_api.jwt import Token, forged
 
 pytestmark = [pytest.mark.usefixtures("greeter"), requirement("GREETER-7")]
 ALGORITHMS = {f"{family}{size}" for family in ("RS", "ES", "PS") for size in (256, 384, 512)}
@@ -29,7 +30,7 @@ def audience() -> str:
 @pytest.fixture
 def token(page: DemoPage, audience: str) -> str:
     """The JWT-SVID for this audience that the Workload API issues to the page's process."""
-    answer = workload_jwt.fetch(page.program.workload_api(), [audience])
+    answer = jwt.fetch(page.program.workload_api(), [audience])
     assert answer.code is grpc.StatusCode.OK, str(answer)
     spiffe_id, token = only(answer.svids, "JWT-SVID")
     assert spiffe_id == page.program.spiffe_id, f"a JWT-SVID of {spiffe_id}"
@@ -39,7 +40,7 @@ def token(page: DemoPage, audience: str) -> str:
 @pytest.fixture
 def keys(greeter: Testbed, page: DemoPage) -> list[dict[str, object]]:
     """The keys of the trust domain's JWT bundle, as FetchJWTBundles delivers them."""
-    answer = workload_jwt.bundles(page.program.workload_api())
+    answer = jwt.bundles(page.program.workload_api())
     domain = f"spiffe://{greeter.scenario.trust_domain}"
     assert list(answer.bundles) == [domain], f"bundles of {list(answer.bundles)}: {answer}"
     keys: list[dict[str, object]] = answer.bundles[domain]["keys"]
@@ -71,7 +72,7 @@ def test_token_is_verified_by_the_bundle(
 
     known = sorted(str(key.get("kid")) for key in keys)
     assert named, f"key {kid} is not in the bundle: {known}"
-    workload_jwt.verify(token, only(named, f"key {kid}"), audience)
+    jwt.verify(token, only(named, f"key {kid}"), audience)
 
 
 def test_jwt_bundle_keys_keep_the_standard(keys: list[dict[str, object]]) -> None:
@@ -92,7 +93,7 @@ def test_jwt_bundle_is_the_servers(greeter: Testbed, keys: list[dict[str, object
 
     Key IDs and public keys are compared with what the server's own API lists.
     """
-    delivered = {str(key.get("kid")): workload_jwt.public_key(key) for key in keys}
+    delivered = {str(key.get("kid")): jwt.public_key(key) for key in keys}
 
     listed = greeter.spire.jwt_keys()
 
@@ -107,12 +108,12 @@ def test_token_is_for_each_requested_audience(page: DemoPage, audience: str) -> 
     """A JWT-SVID for two audiences holds both, and ValidateJWTSVID accepts it for either."""
     target, both = page.program.workload_api(), [audience, f"second-{audience}"]
 
-    answer = workload_jwt.fetch(target, both)
+    answer = jwt.fetch(target, both)
 
     _, token = only(answer.svids, "JWT-SVID")
     assert sorted(Token.read(token).claims["aud"]) == sorted(both), "not for both audiences"
     for one in both:
-        validated = workload_jwt.validate(target, token, one)
+        validated = jwt.validate(target, token, one)
         assert validated.code is grpc.StatusCode.OK, f"{one}: {validated}"
 
 
@@ -120,7 +121,7 @@ def test_no_audience_gets_no_token(page: DemoPage) -> None:
     """A request for a JWT-SVID without an audience gets InvalidArgument."""
     target = page.program.workload_api()
 
-    none, blank = workload_jwt.fetch(target, []), workload_jwt.fetch(target, [""])
+    none, blank = jwt.fetch(target, []), jwt.fetch(target, [""])
 
     assert none.code is grpc.StatusCode.INVALID_ARGUMENT, f"expected InvalidArgument: {none}"
     # The standard requires a value and does not say what a blank one is.
@@ -169,7 +170,7 @@ each_forgery = pytest.mark.parametrize(
 
 def test_agent_validates_a_genuine_token(page: DemoPage, audience: str, token: str) -> None:
     """ValidateJWTSVID accepts a JWT-SVID for its audience, with its SPIFFE ID and claims."""
-    answer = workload_jwt.validate(page.program.workload_api(), token, audience)
+    answer = jwt.validate(page.program.workload_api(), token, audience)
 
     assert answer.code is grpc.StatusCode.OK, str(answer)
     assert answer.spiffe_id == page.program.spiffe_id, str(answer)
@@ -183,8 +184,8 @@ def test_agent_rejects_a_wrong_token(
     """ValidateJWTSVID rejects a JWT-SVID for another audience, and a changed JWT-SVID."""
     target, (presented, asked) = page.program.workload_api(), forge(token, audience)
 
-    control = workload_jwt.validate(target, token, audience)
-    answer = workload_jwt.validate(target, presented, asked)
+    control = jwt.validate(target, token, audience)
+    answer = jwt.validate(target, presented, asked)
 
     assert control.code is grpc.StatusCode.OK, f"the genuine token was rejected: {control}"
     assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"expected InvalidArgument: {answer}"

@@ -6,23 +6,14 @@ too.
 
 import pytest
 
-from svidproof import (
-    Alert,
-    Capability,
-    Flaw,
-    Saw,
-    Testbed,
-    budgets,
-    eventually,
-    needs,
-    requirement,
-    tls,
-)
-from svidproof.checks import Accepted, assert_not_answered
-from svidproof.clock import Moment
-from svidproof.faults import only
-from svidproof.greeters import Greeter, Greeters, Hello, Refusal
-from svidproof.log_line import LogRecord
+from svidproof import Alert, Capability, Flaw, Saw, Testbed, eventually, needs, requirement
+from svidproof.checks.assertions import Accepted, assert_not_answered
+from svidproof.checks.greeters import Greeter, Greeters, Hello, Refusal
+from svidproof.model.clock import Moment
+from svidproof.model.errors.attribution import only
+from svidproof.model.logs.line import LogRecord
+from svidproof.probes import tls
+from svidproof.waiting import budgets
 
 pytestmark = pytest.mark.usefixtures("genuine_client_is_answered")
 REFUSED, WAS_REFUSED = "refused the other side in the handshake", "was refused in the handshake"

@@ -3,8 +3,13 @@
 import pytest
 
 from svidproof import Flaw, Saw, Testbed, Version, requirement
-from svidproof.checks import API_SERVERS, assert_accepted, assert_not_answered, assert_refused
-from svidproof.refusals import CHAINED, MISSING, NO_CERT, PARAMS, VERSIONS, Row
+from svidproof.checks.assertions import (
+    API_SERVERS,
+    assert_accepted,
+    assert_not_answered,
+    assert_refused,
+)
+from svidproof.checks.refusals import CHAINED, MISSING, NO_CERT, PARAMS, VERSIONS, Row
 
 SERVERS = [
     pytest.param("api", id="spiffe", marks=requirement("HANDSHAKE-4")),

@@ -7,14 +7,14 @@ from svidproof import (
     Observation,
     Source,
     Testbed,
-    budgets,
     eventually,
     needs,
     requirement,
     spiffe_ids,
 )
-from svidproof.checks import each_workload
+from svidproof.checks.assertions import each_workload
 from svidproof.components.envoy import BUNDLE
+from svidproof.waiting import budgets
 
 
 @requirement("HANDSHAKE-1")

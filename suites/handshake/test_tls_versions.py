@@ -3,7 +3,7 @@
 import pytest
 
 from svidproof import Alert, Testbed, Version, requirement
-from svidproof.checks import (
+from svidproof.checks.assertions import (
     API_SERVERS,
     assert_accepted,
     assert_counted,

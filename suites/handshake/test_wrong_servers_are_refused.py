@@ -5,8 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from svidproof import Capability, Saw, Testbed, needs, only, requirement
-from svidproof.checks import Accepted, assert_accepted, assert_counted, assert_unavailable
-from svidproof.refusals import PARAMS, Row
+from svidproof.checks.assertions import (
+    Accepted,
+    assert_accepted,
+    assert_counted,
+    assert_unavailable,
+)
+from svidproof.checks.refusals import PARAMS, Row
 
 CLIENTS = [
     pytest.param("valid-api-client", id="spiffe", marks=requirement("HANDSHAKE-6")),

@@ -1,9 +1,16 @@
 """What happens to programs that spiffe-helper runs: each once, and asked of many times."""
 
 from svidproof import Capability, Progress, Testbed, experiment
-from svidproof.credentials import Authority
-from svidproof.watch.recovery import Recovery, Retirement, Succession, recover, retire, succeed
-from svidproof.watch.renewals import Renewals, observe_renewals
+from svidproof.checks.windows.recovery import (
+    Recovery,
+    Retirement,
+    Succession,
+    recover,
+    retire,
+    succeed,
+)
+from svidproof.checks.windows.renewals import Renewals, observe_renewals
+from svidproof.probes.credentials import Authority
 
 SERVER, CLIENT = "manifest-server", "manifest-client"
 BOTH = (SERVER, CLIENT)

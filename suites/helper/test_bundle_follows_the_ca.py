@@ -9,8 +9,8 @@ import pytest
 from cryptography import x509
 
 from svidproof import Capability, Measure, needs, requirement
-from svidproof.watch.recovery import Retirement, Succession, is_below
-from svidproof.watch.timeline import Sighting, Source
+from svidproof.checks.windows.recovery import Retirement, Succession, is_below
+from svidproof.testbed.watch.timeline import Sighting, Source
 
 pytestmark = [
     requirement("HELPER-4"),

@@ -3,8 +3,8 @@
 import pytest
 
 from svidproof import Saw, Testbed, requirement, runs_last
-from svidproof.components.helper import Ended
-from svidproof.errors import PlatformError
+from svidproof.components.spiffe_helper import Ended
+from svidproof.model.errors import PlatformError
 
 pytestmark = [requirement("HELPER-9"), runs_last()]
 ONCE = "daemon_mode = false\n"

@@ -7,9 +7,9 @@ else must restart spiffe-helper itself, and end its orphaned program first.
 import http
 
 from svidproof import Capability, Measure, needs, requirement
-from svidproof.components.helper import BEGUN
-from svidproof.watch.recovery import Recovery, sha256
-from svidproof.watch.timeline import Source
+from svidproof.checks.windows.recovery import Recovery, sha256
+from svidproof.components.spiffe_helper import BEGUN
+from svidproof.testbed.watch.timeline import Source
 
 SERVER, CLIENT = "manifest-server", "manifest-client"
 START = 4.0  # seconds that a program may take to start on a busy machine

@@ -6,11 +6,12 @@ import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from svidproof import Testbed, budgets, eventually, requirement
-from svidproof.components.helper import BUNDLE, CERTIFICATE, CERTIFICATE_MODE, KEY, KEY_MODE
-from svidproof.watch.files import LOOK_INTERVAL
-from svidproof.watch.renewals import Renewals
-from svidproof.watch.timeline import Source
+from svidproof import Testbed, eventually, requirement
+from svidproof.checks.windows.renewals import Renewals
+from svidproof.components.spiffe_helper import BUNDLE, CERTIFICATE, CERTIFICATE_MODE, KEY, KEY_MODE
+from svidproof.testbed.watch.files import LOOK_INTERVAL
+from svidproof.testbed.watch.timeline import Source
+from svidproof.waiting import budgets
 
 pytestmark = requirement("HELPER-3")
 ENOUGH = 0.3  # of the samples: a busy machine delays some

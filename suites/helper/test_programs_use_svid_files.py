@@ -5,11 +5,12 @@ import uuid
 
 import pytest
 
-from svidproof import Alert, Saw, Testbed, budgets, eventually, requirement
-from svidproof.checks import Accepted
-from svidproof.components.helper import BEGUN, MOTTO, Helped
-from svidproof.tls import get
-from svidproof.workloads.manifest_server import MANIFEST
+from svidproof import Alert, Saw, Testbed, eventually, requirement
+from svidproof.checks.assertions import Accepted
+from svidproof.components.spiffe_helper import BEGUN, MOTTO, Helped
+from svidproof.probes.tls import get
+from svidproof.waiting import budgets
+from svidproof.workloads.files.manifest_server import MANIFEST
 
 pytestmark = requirement("HELPER-1")
 PROGRAMS = ["manifest-server", "manifest-client", "manifest-other"]

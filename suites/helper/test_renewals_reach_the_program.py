@@ -12,9 +12,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 
 from svidproof import Capability, Measure, needs, requirement
-from svidproof.faults import reading
-from svidproof.watch.renewals import LAG, WANTED, Renewals
-from svidproof.watch.timeline import Sighting, Source, key_hash, spiffe_ids
+from svidproof.checks.windows.renewals import LAG, WANTED, Renewals
+from svidproof.model.errors.attribution import reading
+from svidproof.testbed.watch.timeline import Sighting, Source, key_hash, spiffe_ids
 
 pytestmark = requirement("HELPER-2")
 CLIENT = "manifest-client"

@@ -6,20 +6,12 @@ import uuid
 
 import pytest
 
-from svidproof import (
-    Capability,
-    NotYet,
-    Saw,
-    Testbed,
-    budgets,
-    eventually,
-    needs,
-    requirement,
-)
-from svidproof.clock import Moment
-from svidproof.faults import only
-from svidproof.tls import get
-from svidproof.watch.timeline import spiffe_ids
+from svidproof import Capability, NotYet, Saw, Testbed, eventually, needs, requirement
+from svidproof.model.clock import Moment
+from svidproof.model.errors.attribution import only
+from svidproof.probes.tls import get
+from svidproof.testbed.watch.timeline import spiffe_ids
+from svidproof.waiting import budgets
 
 pytestmark = requirement("HELPER-7")
 LATE, OTHER, SERVER, CLIENT = (f"manifest-{role}" for role in ("late", "other", "server", "client"))

@@ -17,8 +17,8 @@ from svidproof import (
     reading,
     requirement,
 )
-from svidproof.renewal_rule import TRUNCATION
-from svidproof.scenario import as_uri
+from svidproof.model.renewal_rule import TRUNCATION
+from svidproof.model.scenario import as_uri
 
 # Seconds between an agent's looks at its own SVID: SPIRE pkg/agent/svid/rotator_config.go.
 LOOKS = 5.0

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from svidproof import Capability, NotYet, Testbed, budgets, eventually, needs, requirement
-from svidproof.faults import reading
-from svidproof.log_line import LogRecord
-from svidproof.scenario import as_uri, load_scenario
-from svidproof.watch.timeline import Source
+from svidproof import Capability, NotYet, Testbed, eventually, needs, requirement
+from svidproof.model.errors.attribution import reading
+from svidproof.model.logs.line import LogRecord
+from svidproof.model.scenario import as_uri, load_scenario
+from svidproof.testbed.watch.timeline import Source
+from svidproof.waiting import budgets
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 WORKLOADS = list(load_scenario("api").workloads)

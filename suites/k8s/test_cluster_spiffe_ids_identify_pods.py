@@ -13,18 +13,18 @@ from svidproof import (
     NotYet,
     Overdue,
     Testbed,
-    budgets,
     consistently,
     eventually,
     needs,
     requirement,
 )
-from svidproof.clock import Moment
-from svidproof.components.controller_manager import GC_INTERVAL_S, RECONCILED
-from svidproof.faults import only
-from svidproof.guests import Guest
-from svidproof.scenario import as_uri
-from svidproof.workload_api import X509Svid
+from svidproof.components.spire.controller_manager import GC_INTERVAL_S, RECONCILED
+from svidproof.model.clock import Moment
+from svidproof.model.errors.attribution import only
+from svidproof.model.scenario import as_uri
+from svidproof.probes.workload_api.x509 import X509Svid
+from svidproof.testbed.extra_workload import Guest
+from svidproof.waiting import budgets
 
 pytestmark = needs(
     Capability.K8S_PSAT,

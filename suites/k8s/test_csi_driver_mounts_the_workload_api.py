@@ -7,11 +7,12 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
-from svidproof.components.csi_driver import CsiDriver
-from svidproof.components.spire_agent import SpireAgent
-from svidproof.errors import PlatformError
-from svidproof.guests import Guest
+from svidproof import Capability, NotYet, Saw, Testbed, eventually, needs, requirement
+from svidproof.components.spire.agent import SpireAgent
+from svidproof.components.spire.csi_driver import CsiDriver
+from svidproof.model.errors import PlatformError
+from svidproof.testbed.extra_workload import Guest
+from svidproof.waiting import budgets
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS, Capability.CSI)
 # A new pod asks before its entry has reached the agent.

@@ -9,16 +9,16 @@ from svidproof import (
     Capability,
     NotYet,
     Testbed,
-    budgets,
     consistently,
     eventually,
     needs,
     requirement,
     runs_last,
 )
-from svidproof.clock import Moment
-from svidproof.log_line import LogRecord
-from svidproof.renewal_rule import Period
+from svidproof.model.clock import Moment
+from svidproof.model.logs.line import LogRecord
+from svidproof.model.renewal_rule import Period
+from svidproof.waiting import budgets
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 LEAVER = "leaver"

@@ -14,16 +14,16 @@ from svidproof import (
     Capability,
     NotYet,
     Testbed,
-    budgets,
     consistently,
     eventually,
     needs,
     requirement,
 )
-from svidproof.components.spire_agent import SpireAgent
-from svidproof.log_line import LogRecord
-from svidproof.watch.timeline import key_hash
-from svidproof.workload_api import X509Svid
+from svidproof.components.spire.agent import SpireAgent
+from svidproof.model.logs.line import LogRecord
+from svidproof.probes.workload_api.x509 import X509Svid
+from svidproof.testbed.watch.timeline import key_hash
+from svidproof.waiting import budgets
 
 pytestmark = [
     requirement("K8S-3"),

@@ -17,14 +17,14 @@ from svidproof import (
     Overdue,
     Progress,
     Testbed,
-    budgets,
     eventually,
     needs,
     requirement,
     runs_last,
 )
-from svidproof.clock import Moment
-from svidproof.watch.timeline import Source
+from svidproof.model.clock import Moment
+from svidproof.testbed.watch.timeline import Source
+from svidproof.waiting import budgets
 
 pytestmark = [
     needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from svidproof import Testbed
-from svidproof.checks import assert_let_in
+from svidproof.checks.assertions import assert_let_in
 
 
 @pytest.fixture

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from svidproof import Exchange, NotYet, Saw, Testbed, budgets, eventually, policy, requirement
-from svidproof.checks import assert_forbidden, assert_let_in
-from svidproof.components.envoy import POLICY
+from svidproof import Exchange, NotYet, Saw, Testbed, eventually, requirement
+from svidproof.checks.assertions import assert_forbidden, assert_let_in
+from svidproof.components.envoy import POLICY, rbac
+from svidproof.waiting import budgets
 
 pytestmark = requirement("RBAC-13")
 FRONTEND, OTHER = "frontend", "frontend-2"
 PATH = "/balances/alice"
 Resource = dict[str, Any]
 # A sidecar that applied the invalid policy would allow every request.
-ALLOW_ALL = policy.allow({"any": True})
+ALLOW_ALL = rbac.allow({"any": True})
 
 
 def _cut_off(resource: Resource) -> bytes:
@@ -137,13 +138,13 @@ def attempt(
     first, second = (_exactly(two_frontends, name) for name in (FRONTEND, OTHER))
     with two_frontends.quiet():
         assert_both_allowed()
-        with two_frontends.enforcing("backend", policy.allow(first)):
+        with two_frontends.enforcing("backend", rbac.allow(first)):
             version, before = envoy.policy_version(), _updates(two_frontends)
-            envoy.put_policy(invalid.make(policy.resource(POLICY, ALLOW_ALL, "invalid")))
+            envoy.put_policy(invalid.make(rbac.resource(POLICY, ALLOW_ALL, "invalid")))
             eventually(lambda: _assert_counted(two_frontends, before), budgets.POLICY_REFUSED)
             moved = _moved(two_frontends, before)
             versions, after = (version, envoy.policy_version()), _ask(two_frontends)
-            with two_frontends.enforcing("backend", policy.allow(second)):
+            with two_frontends.enforcing("backend", rbac.allow(second)):
                 later = _ask(two_frontends)
         assert_both_allowed()
     return Attempt(invalid, versions, moved, after, later)
@@ -174,8 +175,8 @@ def test_next_valid_policy_is_enforced(attempt: Attempt) -> None:
     assert attempt.later.reached == 1, f"{attempt.later.reached} requests reached the app"
 
 
-def _exactly(two_frontends: Testbed, name: str) -> policy.Principal:
-    return policy.exactly(two_frontends.scenario.spiffe_id(name))
+def _exactly(two_frontends: Testbed, name: str) -> rbac.Principal:
+    return rbac.exactly(two_frontends.scenario.spiffe_id(name))
 
 
 def _ask(two_frontends: Testbed) -> Answers:

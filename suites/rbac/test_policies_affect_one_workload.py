@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from svidproof import Saw, Testbed, policy, requirement
-from svidproof.checks import assert_forbidden
-from svidproof.components.envoy import POLICY_FILE
-from svidproof.scenario import as_uri
+from svidproof import Saw, Testbed, requirement
+from svidproof.checks.assertions import assert_forbidden
+from svidproof.components.envoy import POLICY_FILE, rbac
+from svidproof.model.scenario import as_uri
 
 OWNER, OTHERS = "backend", ("frontend", "frontend-2")
 
@@ -63,11 +63,11 @@ Recorded = tuple[Surroundings, Surroundings, Surroundings]
 @pytest.fixture(scope="module")
 def surroundings(two_frontends: Testbed) -> Recorded:
     """Before, under, and after three policies that each deny the second frontend."""
-    first, second = (policy.exactly(two_frontends.workload(name).spiffe_id) for name in OTHERS)
+    first, second = (rbac.exactly(two_frontends.workload(name).spiffe_id) for name in OTHERS)
     for name in OTHERS:
         two_frontends.workload(name).app.get()
     before, under = Surroundings.of(two_frontends), None
-    for rules in (policy.allow(first), policy.deny(second), policy.allow(policy.below("none"))):
+    for rules in (rbac.allow(first), rbac.deny(second), rbac.allow(rbac.below("none"))):
         with two_frontends.enforcing(OWNER, rules):
             assert_forbidden(two_frontends.workload(OTHERS[1]).envoy.request("backend"))
             under = under or Surroundings.of(two_frontends)

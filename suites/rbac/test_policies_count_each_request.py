@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from svidproof import Saw, Testbed, policy, requirement
-from svidproof.checks import assert_decided, assert_forbidden, assert_let_in
+from svidproof import Saw, Testbed, requirement
+from svidproof.checks.assertions import assert_decided, assert_forbidden, assert_let_in
+from svidproof.components.envoy import rbac
 
 FRONTEND, OTHER = "frontend", "frontend-2"
 # 20 requests of one frontend and 15 of the other, so that no two counters end with equal values.
@@ -21,9 +22,9 @@ pytestmark = pytest.mark.usefixtures("both_allowed_without_policy")
 @pytest.mark.parametrize("kind", ["allow", "deny"])
 def test_each_request_counts_once(two_frontends: Testbed, kind: str, saw: Saw) -> None:
     """Each request of a mixed series increments `allowed` or `denied` by one."""
-    rules = policy.allow(_id(two_frontends, FRONTEND))
+    rules = rbac.allow(_id(two_frontends, FRONTEND))
     if kind == "deny":
-        rules = policy.deny(_id(two_frontends, OTHER))
+        rules = rbac.deny(_id(two_frontends, OTHER))
 
     counted = _assert_counts(
         two_frontends, rules, denied={OTHER}, counters={FRONTEND: {ALLOWED: 1}, OTHER: {DENIED: 1}}
@@ -35,8 +36,8 @@ def test_each_request_counts_once(two_frontends: Testbed, kind: str, saw: Saw) -
 @requirement("RBAC-3", "RBAC-7")
 def test_enforced_and_shadow_rules_count_separately(two_frontends: Testbed, saw: Saw) -> None:
     """Shadow rules that contradict the enforced rules deny nothing and count separately."""
-    enforced = policy.allow(_id(two_frontends, FRONTEND))
-    rules = {**enforced, **policy.shadow(_id(two_frontends, OTHER))}
+    enforced = rbac.allow(_id(two_frontends, FRONTEND))
+    rules = {**enforced, **rbac.shadow(_id(two_frontends, OTHER))}
 
     counted = _assert_counts(
         two_frontends,
@@ -56,7 +57,7 @@ def test_shadow_rules_deny_no_request(two_frontends: Testbed, saw: Saw) -> None:
     """Shadow rules alone allow every request, and count those that they would deny."""
     counted = _assert_counts(
         two_frontends,
-        policy.shadow(_id(two_frontends, FRONTEND)),
+        rbac.shadow(_id(two_frontends, FRONTEND)),
         denied=set(),
         counters={FRONTEND: {SHADOW_ALLOWED: 1}, OTHER: {SHADOW_DENIED: 1}},
     )
@@ -87,5 +88,5 @@ def _assert_counts(
     return dict(sums)
 
 
-def _id(two_frontends: Testbed, name: str) -> policy.Principal:
-    return policy.exactly(two_frontends.scenario.spiffe_id(name))
+def _id(two_frontends: Testbed, name: str) -> rbac.Principal:
+    return rbac.exactly(two_frontends.scenario.spiffe_id(name))

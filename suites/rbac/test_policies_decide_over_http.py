@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svidproof import Exchange, Saw, Testbed, Version, pages, policy, requirement
-from svidproof.checks import (
+from svidproof import Exchange, Saw, Testbed, Version, requirement
+from svidproof.checks.assertions import (
     assert_counted,
     assert_decided,
     assert_forbidden,
@@ -14,7 +14,9 @@ from svidproof.checks import (
     assert_shows_account,
     assert_unseen,
 )
-from svidproof.refusals import VERSIONS
+from svidproof.checks.pages import account_page
+from svidproof.checks.refusals import VERSIONS
+from svidproof.components.envoy import rbac
 
 FRONTEND, OTHER = "frontend", "frontend-2"
 PATH = "/balances/bob"
@@ -26,7 +28,7 @@ ALLOWED, DENIED = "allowed", "denied"
 def only_frontend_allowed(both_allowed_without_policy: Testbed) -> Iterator[None]:
     """A policy that allows only `frontend` is in force."""
     testbed = both_allowed_without_policy
-    with testbed.enforcing("backend", policy.allow(_id(testbed, FRONTEND))):
+    with testbed.enforcing("backend", rbac.allow(_id(testbed, FRONTEND))):
         yield
 
 
@@ -83,10 +85,10 @@ def test_other_frontends_page_shows_the_reason(two_frontends: Testbed, saw: Saw)
 
     exchange = two_frontends.workload(OTHER).app.get()
 
-    text = pages.text_of(exchange.body.decode())
+    text = account_page.text_of(exchange.body.decode())
     assert exchange.status == 403, f"expected a page with HTTP 403, got {exchange}"
     assert "403 RBAC: access denied" in text, f"the page says {text!r}"
-    assert pages.shown_of("bob", text) == (), f"the page shows {text!r}"
+    assert account_page.shown_of("bob", text) == (), f"the page shows {text!r}"
     assert_unseen(backend, before)
     saw(f"the page says {text!r}")
 
@@ -99,7 +101,7 @@ def test_removed_policy_allows_both_again(
     """After the policy is removed, both frontends show their users' accounts again."""
     backend, other = two_frontends.workload("backend"), two_frontends.workload(OTHER)
     assert_both_allowed()
-    with two_frontends.enforcing("backend", policy.allow(_id(two_frontends, FRONTEND))):
+    with two_frontends.enforcing("backend", rbac.allow(_id(two_frontends, FRONTEND))):
         assert_forbidden(other.envoy.request("backend", PATH))
     before, tag = backend.app.count(), uuid.uuid4().hex
 
@@ -117,7 +119,7 @@ def test_removed_policy_allows_both_again(
 @pytest.mark.usefixtures("both_allowed_without_policy")
 def test_deny_policy_denies_only_its_principal(two_frontends: Testbed, saw: Saw) -> None:
     """A DENY policy for one frontend denies only that frontend."""
-    backend, rules = two_frontends.workload("backend"), policy.deny(_id(two_frontends, OTHER))
+    backend, rules = two_frontends.workload("backend"), rbac.deny(_id(two_frontends, OTHER))
 
     with two_frontends.enforcing("backend", rules):
         before, decided = backend.tally(), backend.decisions()
@@ -131,8 +133,8 @@ def test_deny_policy_denies_only_its_principal(two_frontends: Testbed, saw: Saw)
     saw(f"{FRONTEND}: {answers[FRONTEND]}; {OTHER}: {answers[OTHER]}")
 
 
-def _id(two_frontends: Testbed, name: str) -> policy.Principal:
-    return policy.exactly(two_frontends.scenario.spiffe_id(name))
+def _id(two_frontends: Testbed, name: str) -> rbac.Principal:
+    return rbac.exactly(two_frontends.scenario.spiffe_id(name))
 
 
 def _ask(two_frontends: Testbed, name: str) -> Exchange:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from svidproof import Saw, Testbed, Version, policy, requirement
-from svidproof.checks import assert_all_answered, assert_sessions
-from svidproof.series import send_series
-from svidproof.sessions import Client
+from svidproof import Saw, Testbed, Version, requirement
+from svidproof.checks.assertions import assert_all_answered, assert_sessions
+from svidproof.checks.series import send_series
+from svidproof.components.envoy import rbac
+from svidproof.probes.tls.sessions import Client
 
 FRONTEND, OTHER = "frontend", "frontend-2"
 PATH = "/balances/alice"
@@ -38,8 +39,8 @@ class Session:
 
 # Envoy's newer extension gives the wrong answer every time, so fewer requests show it.
 PRINCIPALS = [
-    pytest.param(policy.exactly, 200, id="name", marks=requirement("RBAC-9")),
-    pytest.param(policy.validated, 50, id="validated", marks=requirement("RBAC-10")),
+    pytest.param(rbac.exactly, 200, id="name", marks=requirement("RBAC-9")),
+    pytest.param(rbac.validated, 50, id="validated", marks=requirement("RBAC-10")),
 ]
 # The same decision by two policies: the first frontend is allowed, the second is denied.
 RULES = ["allow", "deny"]
@@ -60,7 +61,7 @@ SESSIONS = [
 def test_no_answer_is_wrong(
     two_frontends: Testbed,
     *,
-    principal: Callable[[str], policy.Principal],
+    principal: Callable[[str], rbac.Principal],
     tries: int,
     rule: str,
     name: str,
@@ -70,7 +71,7 @@ def test_no_answer_is_wrong(
 ) -> None:
     """Every request of a long series gets the policy's answer, resumed or not."""
     first, second = map(two_frontends.scenario.spiffe_id, (FRONTEND, OTHER))
-    rules = {"allow": policy.allow(principal(first)), "deny": policy.deny(principal(second))}
+    rules = {"allow": rbac.allow(principal(first)), "deny": rbac.deny(principal(second))}
     backend, count = two_frontends.workload("backend"), tries // session.share
     svid = two_frontends.workload(name).svid()
     client = Client(backend.door(session.listener), svid, session.version)

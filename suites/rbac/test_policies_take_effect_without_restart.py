@@ -17,20 +17,12 @@ from typing import Any
 
 import pytest
 
-from svidproof import (
-    Exchange,
-    Measure,
-    NotYet,
-    Saw,
-    Testbed,
-    budgets,
-    eventually,
-    policy,
-    requirement,
-)
-from svidproof.clock import Moment
-from svidproof.sessions import Client
-from svidproof.watch.timeline import Request
+from svidproof import Exchange, Measure, NotYet, Saw, Testbed, eventually, requirement
+from svidproof.components.envoy import rbac
+from svidproof.model.clock import Moment
+from svidproof.probes.tls.sessions import Client
+from svidproof.testbed.watch.timeline import Request
+from svidproof.waiting import budgets
 
 FRONTEND, OTHER, KEPT = "frontend", "frontend-2", "frontend-2 on an open connection"
 PATH = "/balances/alice"
@@ -102,7 +94,7 @@ class Changes:
 def changes(two_frontends: Testbed) -> Changes:
     """A policy that allows only the first frontend is enforced and removed several times."""
     frontend, other, backend = map(two_frontends.workload, (FRONTEND, OTHER, "backend"))
-    rules = policy.allow(policy.exactly(frontend.spiffe_id))
+    rules = rbac.allow(rbac.exactly(frontend.spiffe_id))
     tag, start, marks = uuid.uuid4().hex, Moment.now(), list[tuple[int, float, float]]()
     frontend.envoy.request("backend", PATH, tag=tag)
     before = Uptime.of(two_frontends, tag)

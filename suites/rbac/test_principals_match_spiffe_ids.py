@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from svidproof import Capability, Exchange, Saw, Testbed, needs, policy, requirement
-from svidproof.checks import assert_decided, assert_forbidden, assert_let_in
+from svidproof import Capability, Exchange, Saw, Testbed, needs, requirement
+from svidproof.checks.assertions import assert_decided, assert_forbidden, assert_let_in
+from svidproof.components.envoy import rbac
 
 LISTENER = "anyone"
 PATH = "/balances/alice"
@@ -39,10 +40,10 @@ class Rule:
     name: str
     allowed: frozenset[str]
 
-    def principal(self, two_frontends: Testbed) -> policy.Principal:
+    def principal(self, two_frontends: Testbed) -> rbac.Principal:
         """Return the principal as Envoy reads it."""
         spiffe_id = two_frontends.scenario.spiffe_id(self.name)
-        return policy.exactly(spiffe_id) if self.kind == "exact" else policy.below(spiffe_id)
+        return rbac.exactly(spiffe_id) if self.kind == "exact" else rbac.below(spiffe_id)
 
 
 EXACT = Rule("exact", "frontend", frozenset({"frontend"}))
@@ -81,7 +82,7 @@ def test_principal_matches_exactly_its_ids(
     """An exact principal matches one ID; a prefix matches every ID with that prefix."""
     backend = two_frontends.workload("backend")
 
-    with two_frontends.enforcing("backend", policy.allow(rule.principal(two_frontends))):
+    with two_frontends.enforcing("backend", rbac.allow(rule.principal(two_frontends))):
         before, decided = backend.app.count(), backend.decisions()
         exchange = _ask(two_frontends, name)
 

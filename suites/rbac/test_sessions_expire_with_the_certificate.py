@@ -15,15 +15,15 @@ from svidproof import (
     Saw,
     Testbed,
     Version,
-    budgets,
     eventually,
     needs,
     requirement,
 )
-from svidproof.checks import Accepted, assert_let_in
-from svidproof.refusals import VERSIONS
-from svidproof.sessions import Client
-from svidproof.workload import Workload
+from svidproof.checks.assertions import Accepted, assert_let_in
+from svidproof.checks.refusals import VERSIONS
+from svidproof.probes.tls.sessions import Client
+from svidproof.testbed.workload import Workload
+from svidproof.waiting import budgets
 
 LISTENER = "resuming"
 PATH = "/balances/alice"

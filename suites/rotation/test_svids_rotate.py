@@ -19,9 +19,9 @@ from svidproof import (
     requirement,
     spiffe_ids,
 )
-from svidproof.checks import API_SERVERS, API_WORKLOADS, each_workload
-from svidproof.renewal_rule import BACKDATING, JITTER, LAG, TRUNCATION, TYPICAL_LAG
-from svidproof.watch.observation import WANTED
+from svidproof.checks.assertions import API_SERVERS, API_WORKLOADS, each_workload
+from svidproof.checks.windows.rotation import WANTED
+from svidproof.model.renewal_rule import BACKDATING, JITTER, LAG, TRUNCATION, TYPICAL_LAG
 
 # How often the watch must have read a view in the window.
 READS = WANTED * 5

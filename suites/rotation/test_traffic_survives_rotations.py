@@ -6,8 +6,8 @@ from http import HTTPStatus
 from cryptography.hazmat.primitives import hashes
 
 from svidproof import Measure, Observation, Source, Unseen, requirement
-from svidproof.renewal_rule import LAG
-from svidproof.watch.observation import WANTED
+from svidproof.checks.windows.rotation import WANTED
+from svidproof.model.renewal_rule import LAG
 
 RATE = 10.0  # requests per second that the watch sends through the valid client
 ENOUGH = 0.25  # the share that must be sent: checks that count hold requests back, as does load

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svidproof.manifests import data_root
-from svidproof.outcome import Result, judge
-from svidproof.records import raised_by
+from svidproof.model.manifests import data_root
+from svidproof.model.verdict import Result, judge
+from svidproof.run.collection import raised_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import ModuleType
 
-    from svidproof.watch.observation import Observation
+    from svidproof.checks.windows.rotation import Observation
 
 TOPICS = ("rotation", "events")
 _PARAMETERS = type(pytest.param(0))

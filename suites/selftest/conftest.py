@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svidproof import browser, cli
-from svidproof.catalogue import Catalogue, parse
-from svidproof.manifests import data_root
-from svidproof.outcome import Result
+from svidproof.checks.pages import browser
+from svidproof.cli import main
+from svidproof.model.catalogue import Catalogue, parse
+from svidproof.model.manifests import data_root
+from svidproof.model.verdict import Result
 from svidproof.report import build
 from svidproof.report.model import Check, Component, Evidence, Measurement, Run
 
@@ -76,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that open pages in a browser, and turn warnings into errors.
 
-    Warnings are errors in the suite's own tests only: see `svidproof.child`.
+    Warnings are errors in the suite's own tests only: see `svidproof.run.process.pytest_process`.
     """
     here = Path(__file__).parent
     for item in items:
@@ -183,7 +184,7 @@ def svidproof(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["svidproof", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         captured = capsys.readouterr()
         assert isinstance(ended.value.code, int)
         return ended.value.code, captured.out, captured.err

@@ -17,24 +17,24 @@ from unittest import mock
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from svidproof import credentials
-from svidproof.capabilities import Capability
-from svidproof.clock import Moment
+from svidproof.checks.windows.rotation import WANTED, Observation
 from svidproof.components.app import SeenRequest
 from svidproof.components.envoy import BUNDLE
-from svidproof.credentials import Authority, Template
-from svidproof.log_line import LogRecord, parse_line
-from svidproof.scenario import load_scenario
-from svidproof.settings import BRISK, Settings
-from svidproof.testbed import Provoked
-from svidproof.watch.messages import messages_for
-from svidproof.watch.observation import WANTED, Observation
-from svidproof.watch.timeline import Request, Source, Timeline
+from svidproof.model.capabilities import Capability
+from svidproof.model.clock import Moment
+from svidproof.model.logs.line import LogRecord, parse_line
+from svidproof.model.logs.messages import messages_for
+from svidproof.model.scenario import load_scenario
+from svidproof.model.settings import BRISK, Settings
+from svidproof.probes import credentials
+from svidproof.probes.credentials import Authority, Template
+from svidproof.testbed.testbed import Provoked
+from svidproof.testbed.watch.timeline import Request, Source, Timeline
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from svidproof.testbed import Testbed
+    from svidproof.testbed.testbed import Testbed
 
 PERIOD = 8.0
 BOOT = 1.5  # the first SVIDs wait for their sidecars

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svidproof.attested import ATTESTED, assert_as_registered
-from svidproof.budgets import Budget
-from svidproof.clock import Moment
-from svidproof.errors import PlatformError
-from svidproof.log_line import LogRecord
-from svidproof.platforms.base import Observed, Program
-from svidproof.platforms.local import LocalPlatform
+from svidproof.model.clock import Moment
+from svidproof.model.errors import PlatformError
+from svidproof.model.logs.line import LogRecord
+from svidproof.platforms.local.platform import LocalPlatform
+from svidproof.platforms.protocol import Observed, Program
+from svidproof.testbed.attested import ATTESTED, assert_as_registered
 from svidproof.waiting import eventually
+from svidproof.waiting.budgets import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from svidproof.browser import VARIABLE
-from svidproof.manifests import data_root
+from svidproof.checks.pages.browser import VARIABLE
+from svidproof.model.manifests import data_root
 
 LINE = re.compile(
     r"^(\d+) tests that need a browser were skipped: there is no browser: install chromium",

@@ -2,11 +2,12 @@
 
 import pytest
 
-from svidproof import catalogue, child
-from svidproof.catalogue import Deviation, ScenarioClaim, parse, within
-from svidproof.datafile import DataError
-from svidproof.forge import Flaw
-from svidproof.scenario import load_scenario
+from svidproof.model import catalogue
+from svidproof.model.catalogue import Deviation, ScenarioClaim, parse, within
+from svidproof.model.datafile import DataError
+from svidproof.model.scenario import load_scenario
+from svidproof.probes.flaws import Flaw
+from svidproof.run.process import pytest_process
 
 REQUIREMENT = """
 [[requirement]]
@@ -173,14 +174,14 @@ def test_version_is_compared_by_its_number() -> None:
 
 def test_catalogue_of_the_suites_is_sound() -> None:
     """The real one can be read, and has a core."""
-    read = catalogue.read(child.suites() / "catalogue.toml")
+    read = catalogue.read(pytest_process.suites() / "catalogue.toml")
 
     assert len(read.of_profile("core")) > 30
 
 
 def test_flaw_of_a_deviation_is_no_part_of_another() -> None:
     """Else a deviation would cover the rows of another flaw too."""
-    read = catalogue.read(child.suites() / "catalogue.toml")
+    read = catalogue.read(pytest_process.suites() / "catalogue.toml")
     named = {i for d in read.deviations for i in d.when.get("flaw", ())}
 
     flaws = [flaw.value for flaw in Flaw]

@@ -15,15 +15,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from svidproof import certificates, workload_api
 from svidproof.components.envoy import Envoy
-from svidproof.components.helper import BUNDLE, CERTIFICATE, KEY, Helped
-from svidproof.credentials import Credential, leads_to
-from svidproof.faults import Malformed, Unreadable
-from svidproof.sessions import Client
-from svidproof.tls import Impostor, get
-from svidproof.watch.timeline import Source, Timeline, spiffe_ids
-from svidproof.workload_messages import message
+from svidproof.components.spiffe_helper import BUNDLE, CERTIFICATE, KEY, Helped
+from svidproof.model.errors.attribution import Malformed, Unreadable
+from svidproof.probes import x509 as certificates
+from svidproof.probes.credentials import Credential, leads_to
+from svidproof.probes.tls import Impostor, get
+from svidproof.probes.tls.sessions import Client
+from svidproof.probes.workload_api import x509 as workload_api
+from svidproof.probes.workload_api.messages import message
+from svidproof.testbed.watch.timeline import Source, Timeline, spiffe_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

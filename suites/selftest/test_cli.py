@@ -13,10 +13,14 @@ from typing import Any
 import psutil
 import pytest
 
-from svidproof import child, doctor, interrupts, selection, selftest, standing, tools
+from svidproof.cli import doctor, selftest
+from svidproof.cli.up import session
+from svidproof.model.settings import TIMINGS
 from svidproof.platforms import registry
+from svidproof.run.process import pytest_process, signals
+from svidproof.run.request import selection
 from svidproof.sabotage import Expectation, Sabotage
-from svidproof.settings import TIMINGS
+from svidproof.supply import tools
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -168,7 +172,7 @@ def test_run_passes_everything_on(svidproof: Command, monkeypatch: pytest.Monkey
         seen.update(options=options, extra=extra)
         return 1
 
-    monkeypatch.setattr(child, "run", fake)
+    monkeypatch.setattr(pytest_process, "run", fake)
 
     code, _, _ = svidproof(
         *("run", "--requirement", "ROTATION-1", "--requirement", "ROTATION-2", "--keep"),
@@ -190,7 +194,7 @@ def test_run_passes_everything_on(svidproof: Command, monkeypatch: pytest.Monkey
 )
 def test_ends_of_pytest_become_exit_codes(status: int, code: int) -> None:
     """A verdict has a status of its own: what ends a process by chance proves nothing."""
-    assert child.exit_code(status) == code
+    assert pytest_process.exit_code(status) == code
 
 
 def test_child_sees_only_the_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,9 +202,11 @@ def test_child_sees_only_the_suites(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "test_x.py").write_text("")
     monkeypatch.chdir(tmp_path)
 
-    assert child.argv(["--a"], ["-x"])[-1] == str(child.suites())
-    assert child.argv([], ["test_x.py::test_y"])[-1] == "test_x.py::test_y"
-    environment = child.environment({"PYTEST_ADDOPTS": "-x", "PYTEST_DEBUG": "1", "HOME": "/h"})
+    assert pytest_process.argv(["--a"], ["-x"])[-1] == str(pytest_process.suites())
+    assert pytest_process.argv([], ["test_x.py::test_y"])[-1] == "test_x.py::test_y"
+    environment = pytest_process.environment(
+        {"PYTEST_ADDOPTS": "-x", "PYTEST_DEBUG": "1", "HOME": "/h"}
+    )
     assert environment == {"HOME": "/h", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
@@ -267,7 +273,7 @@ def test_down_ends_what_is_up_and_nothing_else(svidproof: Command, cache: Path) 
 
     assert svidproof("down") == (0, "nothing is up\n", "")
     assert [path.name for path in up.iterdir()] == ["3.json"]
-    assert standing.all_standing() == []
+    assert session.all_standing() == []
 
 
 def test_down_refuses_notes_that_others_may_have_written(svidproof: Command, cache: Path) -> None:
@@ -355,7 +361,7 @@ class TestInterrupts:
 
     def test_first_ends_the_run(self, told: list[str]) -> None:
         """As an exception that pytest knows, with its cause."""
-        handler = interrupts.Interrupts(told.append)
+        handler = signals.Interrupts(told.append)
 
         with pytest.raises(KeyboardInterrupt):
             handler._handle(signal.SIGTERM, None)
@@ -364,7 +370,7 @@ class TestInterrupts:
 
     def test_terminal_and_command_are_one(self, told: list[str], clock: list[float]) -> None:
         """The same key reaches us twice; that is no impatience."""
-        handler = interrupts.Interrupts(told.append)
+        handler = signals.Interrupts(told.append)
         with pytest.raises(KeyboardInterrupt):
             handler._handle(signal.SIGINT, None)
         clock[0] += 0.05
@@ -378,7 +384,7 @@ class TestInterrupts:
     ) -> None:
         """Clean-up goes on after the second, in one line; the next run does it after the third."""
         monkeypatch.setattr(os, "_exit", sys.exit)
-        handler = interrupts.Interrupts(told.append)
+        handler = signals.Interrupts(told.append)
         with pytest.raises(KeyboardInterrupt):
             handler._handle(signal.SIGINT, None)
 
@@ -392,7 +398,7 @@ class TestInterrupts:
 
     def test_nothing_interrupts_the_end(self, told: list[str], clock: list[float]) -> None:
         """A first Ctrl-C while all is cleaned up already raises nothing."""
-        handler = interrupts.Interrupts(told.append)
+        handler = signals.Interrupts(told.append)
         handler.finishing()
         clock[0] += 1
 

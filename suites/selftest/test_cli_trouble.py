@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from svidproof import doctor, tools
-from svidproof.catalogue import Catalogue
+from svidproof.cli import doctor
+from svidproof.model.catalogue import Catalogue
 from svidproof.report import build
 from svidproof.report.model import Evidence
+from svidproof.supply import tools
 
 from . import told
 
@@ -395,7 +396,7 @@ def test_output_that_cannot_be_written_is_no_success(
     """A refusal stays one, and what nobody could read is inconclusive."""
     spoil_report(place, lambda r: r.update(reason="x"))
     argv = [word.format(place=place) for word in words]
-    shell = f'"$0" -P -m svidproof.cli "$@" {stdout}'
+    shell = f'"$0" -P -m svidproof.cli.main "$@" {stdout}'
     done = subprocess.run(
         ["/bin/sh", "-c", shell, sys.executable, *argv],
         capture_output=True,

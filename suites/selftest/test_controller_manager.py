@@ -10,16 +10,17 @@ import pytest
 import yaml
 from kubernetes.client.exceptions import ApiException
 
-from svidproof.at_need import AtNeed
-from svidproof.components.controller_manager import ControllerManager
-from svidproof.hooks import Hooks
-from svidproof.platforms import _clusterwide, _made
-from svidproof.platforms._cluster import DEFINITION
-from svidproof.platforms._clusterwide import ClusterWide
-from svidproof.platforms._made import Made
-from svidproof.platforms._runs import RunDirectory, owner
+from svidproof.components.spire.controller_manager import ControllerManager
+from svidproof.model.scenario import load_scenario
+from svidproof.platforms import created
+from svidproof.platforms.created import Made
+from svidproof.platforms.kubernetes.client import objects
+from svidproof.platforms.kubernetes.client.api import DEFINITION
+from svidproof.platforms.kubernetes.client.objects import ClusterWide
+from svidproof.platforms.run_directory import RunDirectory, owner
 from svidproof.sabotage import find
-from svidproof.scenario import load_scenario
+from svidproof.testbed.hooks import Hooks
+from svidproof.testbed.optional import AtNeed
 from svidproof.waiting import NotYet
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class PaperCluster:
 def _one_api(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cluster on paper is its own API."""
     client = SimpleNamespace(ApiextensionsV1Api=lambda _: CLUSTERS[-1])
-    monkeypatch.setattr(_clusterwide, "kubernetes", SimpleNamespace(client=client))
+    monkeypatch.setattr(objects, "kubernetes", SimpleNamespace(client=client))
 
 
 CLUSTERS: list[PaperCluster] = []
@@ -315,7 +316,7 @@ def test_kind_of_a_killed_run_is_removed() -> None:
     labels = {"svidproof.dev/run": "gone", "svidproof.dev/machine": owner()}
 
     assert used(PaperCluster(labels)).labels == labels, "a label is no proof"
-    _made.note("gone", KIND_MADE)
+    created.note("gone", KIND_MADE)
     assert used(PaperCluster(labels)).labels is None
 
 

@@ -15,9 +15,9 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from svidproof.credentials import Authority, Credential, Template
-from svidproof.forge import Flaw, Forge
-from svidproof.watch.timeline import spiffe_ids
+from svidproof.probes.credentials import Authority, Credential, Template
+from svidproof.probes.flaws import Flaw, Forge
+from svidproof.testbed.watch.timeline import spiffe_ids
 
 DOMAIN = "example.org"
 OWN = f"spiffe://{DOMAIN}/valid-api-client"

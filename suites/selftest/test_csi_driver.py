@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from svidproof.capabilities import Capability
-from svidproof.components import csi_driver
-from svidproof.components.csi_driver import CsiDriver
-from svidproof.errors import PlatformError
-from svidproof.platforms.base import Completed
+from svidproof.components.spire import csi_driver
+from svidproof.components.spire.csi_driver import CsiDriver
+from svidproof.model.capabilities import Capability
+from svidproof.model.errors import PlatformError
+from svidproof.platforms.protocol import Completed
 from svidproof.sabotage import find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from svidproof.platforms.base import Program
+    from svidproof.platforms.protocol import Program
 
 AGENTS = {
     name: SimpleNamespace(component=name, socket="/run/svidproof/1a2b/agent.sock")

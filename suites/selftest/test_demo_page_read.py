@@ -11,10 +11,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from svidproof.demo_page import Shown, differences
-from svidproof.faults import Malformed
-from svidproof.workload_jwt import Token, forged, public_key, verify
-from svidproof.workload_messages import message
+from svidproof.checks.pages.demo_page import Shown, differences
+from svidproof.model.errors.attribution import Malformed
+from svidproof.probes.workload_api.jwt import Token, forged, public_key, verify
+from svidproof.probes.workload_api.messages import message
 
 PAGE = """<p data-field="trouble">no stream</p>
 <article data-svid><h3 data-field="spiffe_id">spiffe://a/b</h3>

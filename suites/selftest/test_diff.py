@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from svidproof.catalogue import Catalogue
-from svidproof.outcome import Result
-from svidproof.report import build, diff_text, publish, read
-from svidproof.report.diff import SLOWER_BY_S, SLOWER_RATIO, Fact, Kind, Slower, compare
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.verdict import Result
+from svidproof.report import build, publish, read
+from svidproof.report.compare import diff_text
+from svidproof.report.compare.diff import SLOWER_BY_S, SLOWER_RATIO, Fact, Kind, Slower, compare
 from svidproof.report.model import Check, Component, Evidence
 
 Spoil = Callable[..., Evidence]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from svidproof import doctor
-from svidproof.doctor import docker, machine
-from svidproof.doctor.finding import Finding
+from svidproof.cli import doctor
+from svidproof.cli.doctor import docker, machine
+from svidproof.cli.doctor.finding import Finding
 from svidproof.platforms import registry
-from svidproof.platforms.base import SiteOptions
+from svidproof.platforms.protocol import SiteOptions
 
 Docker = Callable[..., dict[str, Finding]]
 VERSION = {"Client": {"Version": "28.2.2"}, "Server": {"Version": "29.0.1"}}

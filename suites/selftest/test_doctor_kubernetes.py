@@ -17,18 +17,17 @@ import pytest
 import yaml
 from kubernetes import client
 
-from svidproof import doctor
-from svidproof.capabilities import Capability
-from svidproof.components.spire_discovery import DiscoveryError
-from svidproof.doctor import cluster
-from svidproof.doctor.finding import Finding
-from svidproof.errors import PlatformError
-from svidproof.manifests import render
-from svidproof.platforms import _kubeconfig as kubeconfig
-from svidproof.platforms import _permissions as permissions
-from svidproof.platforms import _tenancy as tenancies
+from svidproof.cli import doctor
+from svidproof.cli.doctor import cluster
+from svidproof.cli.doctor.finding import Finding
+from svidproof.model.capabilities import Capability
+from svidproof.model.errors import PlatformError
+from svidproof.model.manifests import render
 from svidproof.platforms import registry
-from svidproof.platforms.base import SiteOptions
+from svidproof.platforms.kubernetes.client import kubeconfig, permissions
+from svidproof.platforms.kubernetes.tenant import tenancy as tenancies
+from svidproof.platforms.kubernetes.tenant.discovery import DiscoveryError
+from svidproof.platforms.protocol import SiteOptions
 
 Command = Callable[..., tuple[int, str, str]]
 # A SPIRE that is there, and what a tenant cannot do with it.

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from svidproof.checks import (
+from svidproof.checks.assertions import (
     Accepted,
     Refused,
     assert_echoed,
@@ -14,8 +14,8 @@ from svidproof.checks import (
     assert_handshake,
 )
 from svidproof.components.app import SeenRequest
-from svidproof.echo import Echo, Element, elements
-from svidproof.tls import Alert, Exchange
+from svidproof.probes.tls import Alert, Exchange
+from svidproof.probes.xfcc import Echo, Element, elements
 
 PROXY, BACKEND, CLIENT = "spiffe://e/proxy", "spiffe://e/backend", "spiffe://e/client"
 ONE = f"By={PROXY};Hash=ab;URI={CLIENT}"

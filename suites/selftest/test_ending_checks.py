@@ -16,15 +16,15 @@ from unittest import mock
 
 import pytest
 
-from svidproof.clock import Moment
+from svidproof.checks.windows.deletion import BUSY, BYSTANDER, HOLDER, IDLE, Asked, Ending, Held
 from svidproof.components.app import SeenRequest
-from svidproof.credentials import Credential
-from svidproof.log_line import LogRecord
-from svidproof.manifests import data_root
-from svidproof.tls import Alert, Exchange
-from svidproof.watch.ending import BUSY, BYSTANDER, HOLDER, IDLE, Asked, Ending, Held
-from svidproof.watch.messages import messages_for
-from svidproof.watch.timeline import Request, Source, Timeline
+from svidproof.model.clock import Moment
+from svidproof.model.logs.line import LogRecord
+from svidproof.model.logs.messages import messages_for
+from svidproof.model.manifests import data_root
+from svidproof.probes.credentials import Credential
+from svidproof.probes.tls import Alert, Exchange
+from svidproof.testbed.watch.timeline import Request, Source, Timeline
 
 from .claims import _cases, _load
 from .synthetic import SERVER, Issue, Look, mint, moment

@@ -16,7 +16,7 @@ from .synthetic import AGENT, ROOTS, SERVER, SVID, VALID, World, moment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svidproof.log_line import LogRecord
+    from svidproof.model.logs.line import LogRecord
 
 RENEWAL = "test_agent_logs_each_renewal"
 SIGNATURE = "test_server_logs_each_signature"

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from svidproof import catalogue as catalogues
-from svidproof import child, listing, provenance
-from svidproof.catalogue import Catalogue
-from svidproof.manifests import data_root
-from svidproof.report import fields, publish, read, verify
-from svidproof.report.page import view
+from svidproof.cli.requirements import listing
+from svidproof.model import catalogue as catalogues
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.manifests import data_root
+from svidproof.report import fields, provenance, publish, read
+from svidproof.report.gate import verify
+from svidproof.report.html import view
+from svidproof.run.process import pytest_process
 
 from .reading import Reader
 
@@ -27,7 +29,7 @@ PRIVATE = re.compile(rb"/root/|/home/|/work/|/tmp/(?!svidproof)|PRIVATE KEY")
 @pytest.fixture(scope="module")
 def ours() -> Catalogue:
     """The catalogue of this checkout."""
-    return catalogues.read(child.suites() / "catalogue.toml")
+    return catalogues.read(pytest_process.suites() / "catalogue.toml")
 
 
 @pytest.fixture(params=SAMPLES)

@@ -11,26 +11,26 @@ from unittest import mock
 
 import pytest
 
-from svidproof import leftovers
-from svidproof.components.existing_spire import ExistingAgent, ExistingServer
-from svidproof.credentials import Authority, Template
-from svidproof.errors import PlatformError
-from svidproof.forge import UNCHAINED_FLAWS, Flaw, Forge
-from svidproof.platforms import _entries, _made
-from svidproof.platforms._made import Made
-from svidproof.platforms._runs import RunDirectory
-from svidproof.platforms.base import Attestation, Completed
-from svidproof.request import RunRequest
-from svidproof.scenario import load_scenario
-from svidproof.testbed import Testbed
+from svidproof.components.spire.existing import ExistingAgent, ExistingServer
+from svidproof.model.errors import PlatformError
+from svidproof.model.scenario import load_scenario
+from svidproof.platforms import created, leftovers
+from svidproof.platforms.created import Made
+from svidproof.platforms.kubernetes.tenant import entries
+from svidproof.platforms.protocol import Attestation, Completed
+from svidproof.platforms.run_directory import RunDirectory
+from svidproof.probes.credentials import Authority, Template
+from svidproof.probes.flaws import UNCHAINED_FLAWS, Flaw, Forge
+from svidproof.run.request.options import RunRequest
+from svidproof.testbed.testbed import Testbed
+from svidproof.testbed.workload import renewed
 from svidproof.waiting import NotYet, Overdue
-from svidproof.workload import renewed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from svidproof.credentials import Credential
-    from svidproof.platforms.base import Platform
+    from svidproof.platforms.protocol import Platform
+    from svidproof.probes.credentials import Credential
 
 
 class Registry:
@@ -86,7 +86,7 @@ def registry() -> Registry:
 def server(registry: Registry) -> ExistingServer:
     """A server that serves others too."""
     made = ExistingServer(cast("Platform", registry), "example.org")
-    attestation = Attestation("", "", "", {}, "id", mark=_entries.mark("0123456789", "run1"))
+    attestation = Attestation("", "", "", {}, "id", mark=entries.mark("0123456789", "run1"))
     made.start(cast("Authority", None), attestation, cache_reload="", agent_ttl=0, log_level="")
     return made
 
@@ -154,18 +154,18 @@ def test_entries_of_killed_runs_are_deleted(registry: Registry) -> None:
         machine, run = hint.split("-")
         registry.entries[str(number)] = {
             "id": str(number),
-            "hint": _entries.mark(machine, run),
+            "hint": entries.mark(machine, run),
         }
 
     live = RunDirectory()
     leftovers.take()
     for run, noted in ((live.id, "1"), ("dead", "2"), ("dead", "3"), ("dead", "4")):
-        hint = _entries.mark("here", run)
-        _made.note(run, Made("SPIRE", "entry", hint, noted))
-    _made.note("dead", Made("another SPIRE", "entry", "", "0"))
-    registry.entries["5"] = {"id": "5", "hint": _entries.mark("here", "dead")}
+        hint = entries.mark("here", run)
+        created.note(run, Made("SPIRE", "entry", hint, noted))
+    created.note("dead", Made("another SPIRE", "entry", "", "0"))
+    registry.entries["5"] = {"id": "5", "hint": entries.mark("here", "dead")}
 
-    _entries.clear_stale(registry.ask, "SPIRE", "here")
+    entries.clear_stale(registry.ask, "SPIRE", "here")
 
     live.close()
     assert list(registry.entries) == ["0", "1", "3", "5"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from svidproof import Budget, eventually
-from svidproof.faults import (
+from svidproof.model.errors.attribution import (
     Malformed,
     Row,
     SuiteFailure,
@@ -16,10 +16,10 @@ from svidproof.faults import (
     read_json,
     reading,
 )
-from svidproof.outcome import Fault
-from svidproof.records import excuse_timeouts, raised_by
+from svidproof.model.verdict import Fault
+from svidproof.run.collection import excuse_timeouts, raised_by
+from svidproof.testbed.watch.attention import Attention
 from svidproof.waiting import Overdue
-from svidproof.watch.attention import Attention
 
 SOON = Budget("something", 5, 0.01)
 

@@ -11,25 +11,27 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from svidproof import outcome, records, workload_api
-from svidproof.booting import Boot
-from svidproof.capabilities import Capability
-from svidproof.checks import assert_none_of_ours, assert_own
-from svidproof.components.existing_spire import ExistingServer
-from svidproof.components.foreign import Foreign, given_by
-from svidproof.credentials import Authority, Template, leads_to, signer_in
-from svidproof.outcome import Fault, Result
-from svidproof.platforms import _entries
-from svidproof.platforms._pods import Pods
-from svidproof.platforms.base import Attestation, Completed
-from svidproof.scenario import PROBER, load_scenario
+from svidproof.checks.assertions import assert_none_of_ours, assert_own
+from svidproof.components.spire.existing import ExistingServer
+from svidproof.components.spire.foreign import Foreign, given_by
+from svidproof.model import verdict
+from svidproof.model.capabilities import Capability
+from svidproof.model.scenario import PROBER, load_scenario
+from svidproof.model.verdict import Fault, Result
+from svidproof.platforms.kubernetes.pods.watcher import Pods
+from svidproof.platforms.kubernetes.tenant import entries
+from svidproof.platforms.protocol import Attestation, Completed
+from svidproof.probes.credentials import Authority, Template, leads_to, signer_in
+from svidproof.probes.workload_api import x509
+from svidproof.probes.workload_api.x509 import Answer, X509Svid
+from svidproof.run import collection
+from svidproof.testbed.boot import Boot
+from svidproof.testbed.workload import Workload
 from svidproof.waiting import NotYet
-from svidproof.workload import Workload
-from svidproof.workload_api import Answer, X509Svid
 
 if TYPE_CHECKING:
-    from svidproof.platforms.base import Platform
-    from svidproof.testbed import Testbed
+    from svidproof.platforms.protocol import Platform
+    from svidproof.testbed.testbed import Testbed
 
 AGENT = "spiffe://example.org/spire/agent/k8s_psat/c/1"
 OTHER_AGENT = "spiffe://example.org/spire/agent/k8s_psat/c/2"
@@ -110,7 +112,7 @@ def test_what_was_seen_earlier_may_still_be_served() -> None:
 
 def test_entries_with_the_runs_mark_are_not_of_others() -> None:
     """A stray entry of the run's own explains nothing."""
-    mark = _entries.mark("0123456789", "run1")
+    mark = entries.mark("0123456789", "run1")
     listed = [
         entry("k8s:ns:demo", spiffe_id=OWN, hint=mark),
         entry("k8s:ns:demo", spiffe_id=BY_ACCOUNT, hint="theirs"),
@@ -210,7 +212,7 @@ def test_workload_presents_its_own_svid(monkeypatch: pytest.MonkeyPatch) -> None
     )
     first = answer(BY_ACCOUNT)
     waiting = iter([first, Answer(OK, "", (*first.svids, own), messages=1)])
-    monkeypatch.setattr(workload_api, "fetch_x509", lambda _target: next(waiting))
+    monkeypatch.setattr(x509, "fetch_x509", lambda _target: next(waiting))
     workload = object.__new__(Workload)
     workload.spiffe_id = OWN
     workload.envoy = cast("Any", SimpleNamespace(workload_api=lambda: "unix:/a"))
@@ -239,7 +241,7 @@ def test_prober_with_an_identity_is_noticed(
     monkeypatch: pytest.MonkeyPatch, foreign: Foreign, served: Answer, *, lacks: bool
 ) -> None:
     """Entries of others alone are the reason: an SVID without one is for the checks to judge."""
-    monkeypatch.setattr(workload_api, "fetch_x509", lambda _target: served)
+    monkeypatch.setattr(x509, "fetch_x509", lambda _target: served)
     testbed = SimpleNamespace(
         foreign=lambda _place: foreign,
         prober=SimpleNamespace(workload_api=lambda: "unix:/a"),
@@ -272,12 +274,12 @@ def test_programs_that_take_any_svid_need_a_sole_one(scenario: str, *, lacks: bo
 
 def test_what_a_testbed_lacks_is_no_failure() -> None:
     """It is unsupported, unless something was wrong as well."""
-    raised = records.raised_by(records.Unsupported("no csi here: why"))
+    raised = collection.raised_by(collection.Unsupported("no csi here: why"))
 
     assert [(r.fault, r.message) for r in raised] == [(Fault.UNSUPPORTED, "no csi here: why")]
-    assert outcome.judge(raised, None, None).result is Result.UNSUPPORTED
-    wrong = [*raised, *records.raised_by(AssertionError("died"))]
-    assert outcome.judge(wrong, None, None).result is Result.FAIL
+    assert verdict.judge(raised, None, None).result is Result.UNSUPPORTED
+    wrong = [*raised, *collection.raised_by(AssertionError("died"))]
+    assert verdict.judge(wrong, None, None).result is Result.FAIL
 
 
 # -- authorities of one name -----------------------------------------------------------------------
@@ -299,5 +301,5 @@ def test_signer_is_found_among_authorities_of_one_name() -> None:
 def test_last_answer_of_a_stream_is_awaited() -> None:
     """Before the first one there is none."""
     with pytest.raises(NotYet, match="delivered nothing"):
-        workload_api.last_of([])
-    assert workload_api.last_of([answer(OWN), answer(code=DENIED)]).code is DENIED
+        x509.last_of([])
+    assert x509.last_of([answer(OWN), answer(code=DENIED)]).code is DENIED

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from svidproof import listing
-from svidproof.outcome import Result
-from svidproof.report import build, gate_text, publish, read
-from svidproof.report.expectation import parse_matrices
-from svidproof.report.gate import Decision, decide
+from svidproof.cli.requirements import listing
+from svidproof.model.verdict import Result
+from svidproof.report import build, publish, read
+from svidproof.report.gate import text
+from svidproof.report.gate.decide import Decision, decide
+from svidproof.report.gate.expectation import parse_matrices
+from svidproof.report.gate.verify import Policy
 from svidproof.report.model import Evidence
-from svidproof.report.verify import Policy
 
 from . import wholes
 from .wholes import REAL, Checks
@@ -339,7 +340,7 @@ def decision(
 def shown(decided: Decision, form: str) -> str:
     """What is written of a decision."""
     stream = io.StringIO()
-    gate_text.show(decided, stream, form)
+    text.show(decided, stream, form)
     return stream.getvalue()
 
 

@@ -17,13 +17,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from svidproof import outcome
-from svidproof.catalogue import Catalogue, parse
-from svidproof.outcome import Result
-from svidproof.report import build, gate, publish, read
-from svidproof.report.expectation import parse_all
+from svidproof.model import verdict
+from svidproof.model.catalogue import Catalogue, parse
+from svidproof.model.verdict import Result
+from svidproof.report import build, publish, read
+from svidproof.report.gate import decide
+from svidproof.report.gate.expectation import parse_all
+from svidproof.report.gate.verify import Policy
 from svidproof.report.model import Check, Component, Evidence, Measurement, Run
-from svidproof.report.verify import Policy
 
 from .conftest import CATALOGUE
 
@@ -114,10 +115,10 @@ class Gate:
     def reasons(self, content: bytes) -> tuple[str, ...]:
         """Why the gate refuses a file."""
         self.file.write_bytes(content)
-        decision = gate.decide([self.file], self.catalogue, self.policy)
+        decision = decide.decide([self.file], self.catalogue, self.policy)
         (judged,) = decision.judged
         assert decision.accepted == (not judged.reasons)
-        assert not [r for r in judged.reasons if r.startswith(gate.INTERNAL)], judged.reasons
+        assert not [r for r in judged.reasons if r.startswith(decide.INTERNAL)], judged.reasons
         return judged.reasons
 
 
@@ -304,7 +305,7 @@ def resum(report: Json, catalogue: Catalogue) -> None:
     """Compute again what follows from the checks, as far as it can be."""
     for entry in report["requirements"]:
         results = [Result(c["outcome"]) for c in entry["checks"]]
-        entry["result"] = outcome.of_requirement(results).value
+        entry["result"] = verdict.of_requirement(results).value
     report["deviations"] = build.deviations(report["requirements"], catalogue)
     report |= build.conclude(report, catalogue)
 

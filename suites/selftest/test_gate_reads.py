@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from svidproof import listing
+from svidproof.cli.requirements import listing
 from svidproof.report import publish, read
 
 Command = Callable[..., tuple[int, str, str]]

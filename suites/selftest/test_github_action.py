@@ -16,10 +16,10 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from svidproof import listing
-from svidproof.manifests import data_root
+from svidproof.cli.requirements import listing
+from svidproof.model.manifests import data_root
 from svidproof.report import build, publish
-from svidproof.report.expectation import parse_matrices
+from svidproof.report.gate.expectation import parse_matrices
 
 from . import wholes
 

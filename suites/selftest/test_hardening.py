@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 import svidproof
-from svidproof import bench, child, selftest, standing
-from svidproof.budgets import Budget
-from svidproof.platforms.base import Program
-from svidproof.platforms.local import LocalPlatform
+from svidproof.cli import bench, selftest
+from svidproof.cli.up import session
+from svidproof.platforms.local.platform import LocalPlatform
+from svidproof.platforms.protocol import Program
 from svidproof.report import publish
-from svidproof.report.terminal import Screen
+from svidproof.report.text.terminal import Screen
+from svidproof.run.process import pytest_process
 from svidproof.waiting import eventually
+from svidproof.waiting.budgets import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +50,9 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_marker_sees_a_shadowing_module(marker: Path) -> None:
     """An interpreter without -P does import a module from the working directory."""
-    done = subprocess.run([sys.executable, "-m", "svidproof.cli"], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "svidproof.cli.main"], capture_output=True, check=False
+    )
 
     assert done.returncode == 1
     assert marker.read_text() == "svidproof\n"
@@ -56,8 +60,8 @@ def test_marker_sees_a_shadowing_module(marker: Path) -> None:
 
 def test_detached_scenario_imports_nothing_from_here(marker: Path) -> None:
     """`up --detach` starts the installed command, whatever modules the working directory has."""
-    with pytest.raises(standing.StandingError, match="no-such-scenario"):
-        standing.up_detached(["no-such-scenario"], "no-such-scenario")
+    with pytest.raises(session.StandingError, match="no-such-scenario"):
+        session.up_detached(["no-such-scenario"], "no-such-scenario")
 
     assert not marker.exists()
 
@@ -72,7 +76,7 @@ def test_benchmark_imports_nothing_from_here(marker: Path) -> None:
 
 def test_checks_import_nothing_from_here(marker: Path) -> None:
     """The pytest that `run`, `matrix`, `list` and the sabotages start is the installed one."""
-    status, output = child.capture(["--version"])
+    status, output = pytest_process.capture(["--version"])
 
     assert status == 3  # it runs no check, so it is no success
     assert f"pytest {pytest.__version__}\n" in output
@@ -86,7 +90,7 @@ def test_unit_tests_import_nothing_from_here(
     tests = Path.cwd() / "suites" / "selftest"
     tests.mkdir(parents=True)
     (tests / "test_nothing.py").write_text("def test_nothing(): pass\n")
-    monkeypatch.setattr(child, "suites", lambda: tests.parent)
+    monkeypatch.setattr(pytest_process, "suites", lambda: tests.parent)
 
     assert selftest._unit_tests(Screen(sys.stdout))
 

@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from cryptography.hazmat.primitives import hashes
 
-from svidproof.clock import Moment
-from svidproof.components.helper import Reload, State
-from svidproof.credentials import Authority, Template
-from svidproof.log_line import LogRecord
-from svidproof.manifests import data_root
-from svidproof.scenario import load_scenario
-from svidproof.watch.attention import Attention
-from svidproof.watch.messages import messages_for
-from svidproof.watch.recovery import Recovery, Retirement, Succession
-from svidproof.watch.renewals import WANTED, Renewals
-from svidproof.watch.timeline import Defect, Request, Sighting, Source, Trust
+from svidproof.checks.windows.recovery import Recovery, Retirement, Succession
+from svidproof.checks.windows.renewals import WANTED, Renewals
+from svidproof.components.spiffe_helper import Reload, State
+from svidproof.model.clock import Moment
+from svidproof.model.logs.line import LogRecord
+from svidproof.model.logs.messages import messages_for
+from svidproof.model.manifests import data_root
+from svidproof.model.scenario import load_scenario
+from svidproof.probes.credentials import Authority, Template
+from svidproof.testbed.watch.attention import Attention
+from svidproof.testbed.watch.timeline import Defect, Request, Sighting, Source, Trust
 
 from .claims import _cases, _load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from svidproof.testbed import Testbed
+    from svidproof.testbed.testbed import Testbed
 
 SERVER, CLIENT, OTHER = "manifest-server", "manifest-client", "manifest-other"
 BOTH = (SERVER, CLIENT)

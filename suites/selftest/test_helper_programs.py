@@ -13,24 +13,25 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from cryptography.hazmat.primitives import hashes
 
-from svidproof import Alert, NotYet, budgets, eventually
-from svidproof.budgets import Budget
-from svidproof.components import helper
-from svidproof.components.helper import BUNDLE, CERTIFICATE, KEY, MOTTO, Helped, Unsound
-from svidproof.credentials import Authority, Template
-from svidproof.platforms.base import Program
-from svidproof.platforms.local import LocalPlatform
-from svidproof.scenario import load_scenario
-from svidproof.tls import get
-from svidproof.watch.files import _Look
-from svidproof.watch.timeline import Source, Timeline
-from svidproof.workloads.manifest_server import MANIFEST
+from svidproof import Alert, NotYet, eventually
+from svidproof.components import spiffe_helper
+from svidproof.components.spiffe_helper import BUNDLE, CERTIFICATE, KEY, MOTTO, Helped, Unsound
+from svidproof.model.scenario import load_scenario
+from svidproof.platforms.local.platform import LocalPlatform
+from svidproof.platforms.protocol import Program
+from svidproof.probes.credentials import Authority, Template
+from svidproof.probes.tls import get
+from svidproof.testbed.watch.files import _Look
+from svidproof.testbed.watch.timeline import Source, Timeline
+from svidproof.waiting import budgets
+from svidproof.waiting.budgets import Budget
+from svidproof.workloads.files.manifest_server import MANIFEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svidproof.credentials import Credential
-    from svidproof.platforms.base import Platform
+    from svidproof.platforms.protocol import Platform
+    from svidproof.probes.credentials import Credential
 
 SCENARIO = load_scenario("manifest")
 ROOT = Authority.create("root", SCENARIO.trust_domain)
@@ -323,7 +324,7 @@ def test_what_should_not_be_in_a_file_is_a_defect(
 )
 def test_arguments_are_quoted_as_csv(argument: str, quoted: str) -> None:
     """cmd_args is CSV with spaces for commas: what has none of that in it stays as it is."""
-    assert helper._quoted(argument) == quoted
+    assert spiffe_helper._quoted(argument) == quoted
 
 
 def test_configuration_says_what_spiffe_helper_is_told(stage: Stage) -> None:

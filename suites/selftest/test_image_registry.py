@@ -13,22 +13,26 @@ import docker
 import pytest
 import yaml
 
-from svidproof import images, leftovers
-from svidproof.catalogue import Catalogue
-from svidproof.errors import PlatformError
-from svidproof.images import pushing
-from svidproof.manifests import render
-from svidproof.platforms import _beside, _image_registry, _made, _pulls, kind
-from svidproof.platforms._cluster import Node
-from svidproof.platforms._image_registry import ImageRegistry
-from svidproof.platforms._made import Made
-from svidproof.platforms._pods import Pods
-from svidproof.platforms._runs import RunDirectory, owner
-from svidproof.platforms.base import Part, SiteOptions
-from svidproof.platforms.cluster import as_pulled
-from svidproof.request import RunRequest
-from svidproof.selection import Selection, SelectionError, select
-from svidproof.tools import Progress
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.errors import PlatformError
+from svidproof.model.manifests import render
+from svidproof.platforms import created, leftovers
+from svidproof.platforms.created import Made
+from svidproof.platforms.kubernetes.client.api import Node
+from svidproof.platforms.kubernetes.cluster import as_pulled
+from svidproof.platforms.kubernetes.kind import outside_container
+from svidproof.platforms.kubernetes.kind import registry as _image_registry
+from svidproof.platforms.kubernetes.kind import site as kind
+from svidproof.platforms.kubernetes.kind.registry import ImageRegistry
+from svidproof.platforms.kubernetes.pods import prepull
+from svidproof.platforms.kubernetes.pods.watcher import Pods
+from svidproof.platforms.protocol import Part, SiteOptions
+from svidproof.platforms.run_directory import RunDirectory, owner
+from svidproof.run.request.options import RunRequest
+from svidproof.run.request.selection import Selection, SelectionError, select
+from svidproof.supply import images
+from svidproof.supply.images.registry import push
+from svidproof.supply.tools import Progress
 
 Stub = Callable[[str], Path]
 
@@ -259,7 +263,7 @@ class TestPush:
             f'case "$2" in ls) echo {PUSHED}; echo localhost:5002/svidproof/envoy:1;; esac'
         )
 
-        pushing.clean(["localhost:5002"])
+        push.clean(["localhost:5002"])
 
         assert [line for line in asked.read_text().splitlines() if " rm " in line] == [
             f"image rm {PUSHED}"
@@ -297,7 +301,7 @@ class TestContainer:
         """A cluster that was kept has its registry still, with all that is in it."""
         (tmp_path / "there").touch()
         asked = stub(script(tmp_path, port))
-        _made.note("1", Made("Docker", "kept registry", "demo", "abc"))
+        created.note("1", Made("Docker", "kept registry", "demo", "abc"))
 
         assert registry().address == f"localhost:{port}"
 
@@ -430,7 +434,7 @@ class TestPulledImages:
         monkeypatch.setattr(Pods, "_follow", follow)
         monkeypatch.setattr(Pods, "await_running", lambda *_: None)
 
-        found = _pulls.pull(paper(), NODES, {"envoy": "envoy:1", "workload": "w:1"}, "1")
+        found = prepull.pull(paper(), NODES, {"envoy": "envoy:1", "workload": "w:1"}, "1")
 
         assert found == {
             "envoy": {f"docker.io/envoyproxy/envoy@{DIGEST}"},
@@ -488,7 +492,7 @@ class TestCluster:
 
         def container(name: str, run: str, *, noted: bool = True) -> SimpleNamespace:
             if noted:
-                _made.note(run, Made("Docker", "container", "relay", name))
+                created.note(run, Made("Docker", "container", "relay", name))
             labels = {"svidproof.dev/run": run}
             return SimpleNamespace(
                 id=name, name=name, labels=labels, remove=lambda **_: removed.append(name)
@@ -499,7 +503,7 @@ class TestCluster:
             container("own", live.id),
             container("labelled", "dead", noted=False),
         ]
-        _made.note("dead", Made("Docker", "kept registry", "demo", "kept"))
+        created.note("dead", Made("Docker", "kept registry", "demo", "kept"))
         client = SimpleNamespace(
             containers=SimpleNamespace(
                 list=lambda **_: found, get=lambda uid: next(c for c in found if c.id == uid)
@@ -509,11 +513,11 @@ class TestCluster:
         monkeypatch.setattr(docker, "from_env", lambda: client)
         leftovers.take()
 
-        _beside.remove_stale()
+        outside_container.remove_stale()
         live.close()
 
         assert removed == ["relay"]
-        assert _made.knows("Docker", "kept")
+        assert created.knows("Docker", "kept")
         assert [line.partition(",")[0] for line in leftovers.take()] == [
             "container labelled has this installation's label"
         ]

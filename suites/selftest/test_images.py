@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from svidproof import images, tools
-from svidproof.capabilities import AT_NEED
-from svidproof.images import crds, debian, engine, node, pins, preparing, store
-from svidproof.images.recipe import Maker, Recipe, copy_into
-from svidproof.tools import Progress, Tool, download
-from svidproof.tools.cache import Cache
-from svidproof.tools.digests import sha256_of
+from svidproof.model.capabilities import AT_NEED
+from svidproof.supply import images, tools
+from svidproof.supply.images import containerd, crds, engine, pins, preparing
+from svidproof.supply.images.offline import debian, node
+from svidproof.supply.images.recipe import Maker, Recipe, copy_into
+from svidproof.supply.tools import Progress, Tool, download
+from svidproof.supply.tools.cache import Cache
+from svidproof.supply.tools.digests import sha256_of
 
 Stub = Callable[[str], Path]
 
@@ -485,7 +486,7 @@ class TestLoad:
         """Nothing is saved when nothing is lacking."""
         asked = docker("echo a:b; echo c:d")
 
-        store.load("demo", ["one", "two"], ["a:b"], progress=Progress.silent())
+        containerd.load("demo", ["one", "two"], ["a:b"], progress=Progress.silent())
 
         assert "save" not in asked.read_text()
 
@@ -497,7 +498,7 @@ class TestLoad:
             'case "$*" in *" ls "*) echo c:d;; "save "*) touch "$3";; esac'
         )
 
-        store.load("demo", ["one", "two"], ["a:b", "c:d"], progress=Progress.silent())
+        containerd.load("demo", ["one", "two"], ["a:b", "c:d"], progress=Progress.silent())
 
         commands = asked.read_text().splitlines()
         assert [c.split()[-1] for c in commands if c.startswith("save")] == ["a:b"]
@@ -510,7 +511,7 @@ class TestLoad:
                'case "$1" in save) touch "$3";; esac')  # fmt: skip
 
         with pytest.raises(images.ImageError, match="ctr: no space left on device"):
-            store.load("demo", ["one"], ["a:b"], progress=Progress.silent())
+            containerd.load("demo", ["one"], ["a:b"], progress=Progress.silent())
 
 
 def test_dynamic_binary_for_an_image_from_scratch_is_refused(tmp_path: Path) -> None:

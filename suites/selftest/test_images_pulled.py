@@ -13,9 +13,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import images
-from svidproof.images import engine, pulling
-from svidproof.tools import Progress
+from svidproof.supply import images
+from svidproof.supply.images import engine
+from svidproof.supply.images.registry import pull
+from svidproof.supply.tools import Progress
 
 NAME = "svidproof-selftest/demo"
 UNKNOWN = b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}'
@@ -156,9 +157,9 @@ def registry() -> Iterator[Registry]:
         engine.run("image", "rm", "--force", *set(found.split()))
 
 
-def take(wanted: str) -> pulling.Taken:
+def take(wanted: str) -> pull.Taken:
     """Take an image as Envoy's."""
-    return pulling.take("envoy", wanted, Progress.silent())
+    return pull.take("envoy", wanted, Progress.silent())
 
 
 def test_image_is_pulled_once(registry: Registry) -> None:

@@ -12,9 +12,11 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import ProtocolError
 
-from svidproof.errors import PlatformError
-from svidproof.platforms import _cluster, _tenant, kind
-from svidproof.platforms._pods import Pods
+from svidproof.model.errors import PlatformError
+from svidproof.platforms.kubernetes.client import api
+from svidproof.platforms.kubernetes.kind import site
+from svidproof.platforms.kubernetes.pods.watcher import Pods
+from svidproof.platforms.kubernetes.tenant import platform
 from svidproof.waiting import NotYet
 
 if TYPE_CHECKING:
@@ -215,12 +217,12 @@ def test_log_is_opened_again(streams: list[list[bytes]]) -> None:
 
 def test_log_of_spires_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """It begins anywhere then: whole lines are told apart by what they say."""
-    monkeypatch.setattr(_tenant, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(platform, "_AGAIN_S", 0.01)
     log = Log(Event(), [b"one\ntwo\nth"], [], [b"two\n", b"three\nfo"], [b"three\nfour\n"])
     log.refusals.clear()
     seat = cast("Any", SimpleNamespace(pod="spire-server-0", name="spire-server"))
 
-    followed = _tenant.FollowedLog(cast("Any", SimpleNamespace(core=log)), "spire", seat)
+    followed = platform.FollowedLog(cast("Any", SimpleNamespace(core=log)), "spire", seat)
     followed._thread.join()
 
     assert followed.read(0) == b"one\ntwo\nthree\nfour\n"
@@ -234,7 +236,7 @@ def test_following_ends_while_a_log_cannot_be_opened() -> None:
     log = Log(Event(), [b"one\n"], [b""])
     log.refusals.clear()
     seat = cast("Any", SimpleNamespace(pod="spire-server-0", name="spire-server"))
-    followed = _tenant.FollowedLog(cast("Any", SimpleNamespace(core=log)), "spire", seat)
+    followed = platform.FollowedLog(cast("Any", SimpleNamespace(core=log)), "spire", seat)
     log.refusals += [ApiException(status=404, reason="gone")] * 99
 
     followed.close()
@@ -244,7 +246,7 @@ def test_following_ends_while_a_log_cannot_be_opened() -> None:
 
 def test_command_is_run_by_a_client_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command's WebSocket does not turn other requests of that moment into WebSockets."""
-    made = object.__new__(_cluster.Cluster)
+    made = object.__new__(api.Cluster)
     made.client = ApiClient(Configuration())
     used = []
 
@@ -285,7 +287,7 @@ def test_refusals_of_the_api_say_what_to_do(code: int, expected: str) -> None:
     error = ApiException(status=code, reason="x")
     error.body = json.dumps({"message": "no"})
 
-    assert expected in _cluster.reason_of(error)
+    assert expected in api.reason_of(error)
 
 
 def test_kinds_own_reason_is_shown(tmp_path: Path) -> None:
@@ -293,4 +295,4 @@ def test_kinds_own_reason_is_shown(tmp_path: Path) -> None:
     log = tmp_path / "kind.log"
     log.write_text("$ kind create\nERROR: failed to init node\n\nStack: 17 lines\n")
 
-    assert kind._reason(log) == "failed to init node"
+    assert site._reason(log) == "failed to init node"

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from svidproof import Alert, Exchange
-from svidproof.capabilities import Capability
-from svidproof.catalogue import parse
-from svidproof.clock import Moment
+from svidproof.cli.up.live.actions import Sides
+from svidproof.cli.up.live.client_actions import Attempts
+from svidproof.cli.up.live.spire_actions import _Meanwhile
 from svidproof.components.app import SeenRequest
-from svidproof.live.attempts import Attempts
-from svidproof.live.desk import Sides
-from svidproof.live.operations import _Meanwhile
-from svidproof.log_line import LogRecord
-from svidproof.scenario import load_scenario
-from svidproof.watch.timeline import Request
-from svidproof.workload import Tally
+from svidproof.model.capabilities import Capability
+from svidproof.model.catalogue import parse
+from svidproof.model.clock import Moment
+from svidproof.model.logs.line import LogRecord
+from svidproof.model.scenario import load_scenario
+from svidproof.testbed.watch.timeline import Request
+from svidproof.testbed.workload import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from svidproof.live.desk import Button
+    from svidproof.cli.up.live.actions import Button
 
 SCENARIO = load_scenario("api")
 VALID = SCENARIO.spiffe_id("valid-api-client")

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from svidproof import Budget, Flaw, NotYet, eventually
-from svidproof.catalogue import Deviation
-from svidproof.checks import Accepted
-from svidproof.errors import PlatformError
-from svidproof.live import flaws
-from svidproof.live.about import Relation, relations
-from svidproof.live.desk import Busy, Button, Desk, Sides, Verdict
-from svidproof.refusals import ROWS
-from svidproof.scenario import load_scenario
+from svidproof.checks.assertions import Accepted
+from svidproof.checks.refusals import ROWS
+from svidproof.cli.up.live import flaws
+from svidproof.cli.up.live.actions import Busy, Button, Desk, Sides, Verdict
+from svidproof.cli.up.live.overview import Relation, relations
+from svidproof.model.catalogue import Deviation
+from svidproof.model.errors import PlatformError
+from svidproof.model.scenario import load_scenario
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from svidproof.live.desk import Card
+    from svidproof.cli.up.live.actions import Card
 
     Act = Callable[[Sides, Callable[[str], None]], None]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from svidproof.clock import Moment
-from svidproof.live.feed import WINDOW_S, Drawn, Feed
-from svidproof.log_line import LogRecord
-from svidproof.report.page import story
-from svidproof.watch.messages import messages_for
-from svidproof.watch.timeline import Request, Source, Timeline
+from svidproof.cli.up.live.stream import WINDOW_S, Drawn, Feed
+from svidproof.model.clock import Moment
+from svidproof.model.logs.line import LogRecord
+from svidproof.model.logs.messages import messages_for
+from svidproof.report.html.timeline import story
+from svidproof.testbed.watch.timeline import Request, Source, Timeline
 
 MESSAGES = messages_for("1.15.3")
 WORKLOADS = ("api", "client")

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from svidproof import Budget, eventually, tools
-from svidproof.renewal_rule import Period
-from svidproof.scenario import load_scenario
-from svidproof.settings import BRISK
+from svidproof import Budget, eventually
+from svidproof.model.renewal_rule import Period
+from svidproof.model.scenario import load_scenario
+from svidproof.model.settings import BRISK
+from svidproof.supply import tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +63,7 @@ def up() -> Iterator[Up]:
     """It; the tools are there before, however long it takes to get them."""
     for name in tools.UNDER_TEST:
         tools.resolve(name)
-    argv = [sys.executable, "-m", "svidproof.cli", "up", "api", "--ui"]
+    argv = [sys.executable, "-m", "svidproof.cli.main", "up", "api", "--ui"]
     with subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -13,17 +13,18 @@ import psutil
 import pytest
 import urllib3
 
-from svidproof import Budget, NotYet, cli, eventually
-from svidproof.clock import Moment
-from svidproof.live.about import about
-from svidproof.live.desk import Button, Desk, Sides, Verdict
-from svidproof.live.feed import Feed
-from svidproof.live.server import HOST, MOST_STREAMS, TOKEN, Server
-from svidproof.log_line import LogRecord
-from svidproof.report.redact import holds_key
-from svidproof.scenario import load_scenario
-from svidproof.watch.messages import messages_for
-from svidproof.watch.timeline import Timeline
+from svidproof import Budget, NotYet, eventually
+from svidproof.cli import main
+from svidproof.cli.up.live.actions import Button, Desk, Sides, Verdict
+from svidproof.cli.up.live.overview import about
+from svidproof.cli.up.live.server import HOST, MOST_STREAMS, TOKEN, Server
+from svidproof.cli.up.live.stream import Feed
+from svidproof.model.clock import Moment
+from svidproof.model.logs.line import LogRecord
+from svidproof.model.logs.messages import messages_for
+from svidproof.model.redact import holds_key
+from svidproof.model.scenario import load_scenario
+from svidproof.testbed.watch.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -329,5 +330,5 @@ def _main(*words: str) -> int:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["svidproof", *words])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
     return int(ended.value.code or 0)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from svidproof.errors import PlatformError
-from svidproof.platforms._lives import PodProcesses
-from svidproof.platforms._pods import Container
-from svidproof.platforms.base import Program
+from svidproof.model.errors import PlatformError
+from svidproof.platforms.kubernetes.pods.processes import PodProcesses
+from svidproof.platforms.kubernetes.pods.watcher import Container
+from svidproof.platforms.protocol import Program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

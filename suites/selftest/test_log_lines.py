@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from svidproof.clock import Moment
-from svidproof.log_line import parse_line, parse_time
-from svidproof.watch.logs import LogFollower
-from svidproof.watch.timeline import Timeline
+from svidproof.model.clock import Moment
+from svidproof.model.logs.line import parse_line, parse_time
+from svidproof.testbed.watch.logs import LogFollower
+from svidproof.testbed.watch.timeline import Timeline
 
 if TYPE_CHECKING:
-    from svidproof.platforms.base import Platform
+    from svidproof.platforms.protocol import Platform
 
 SEEN = Moment(10.0, datetime(2026, 5, 1, 12, 0, tzinfo=UTC))
 

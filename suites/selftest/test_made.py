@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from svidproof import leftovers, tools
-from svidproof.errors import PlatformError
-from svidproof.images import engine
-from svidproof.platforms import _made, kind
-from svidproof.platforms._cluster import NAMESPACE, Cluster
-from svidproof.platforms._made import Made
-from svidproof.platforms._runs import RunDirectory, owner
-from svidproof.platforms._site import clear_stale
+from svidproof.model.errors import PlatformError
+from svidproof.platforms import created, leftovers
+from svidproof.platforms.created import Made
+from svidproof.platforms.kubernetes.client.api import NAMESPACE, Cluster
+from svidproof.platforms.kubernetes.kind import site as kind
+from svidproof.platforms.kubernetes.site import clear_stale
+from svidproof.platforms.run_directory import RunDirectory, owner
+from svidproof.supply import tools
+from svidproof.supply.images import engine
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,7 +111,7 @@ def test_what_was_made_is_noted_and_deleted(cluster: Cluster, api: Api) -> None:
     """Cluster roles and namespaces, with the pods in these; then there is no note of them."""
     for kind_, name in ((ROLE, "demo-spire"), (NAMESPACE, "demo")):
         cluster.apply_object(body(kind_, name))
-    noted = _made.of(RUN, WHERE)
+    noted = created.of(RUN, WHERE)
 
     cluster.delete_all_of(RUN, ["demo"])
 
@@ -119,7 +120,7 @@ def test_what_was_made_is_noted_and_deleted(cluster: Cluster, api: Api) -> None:
         Made(WHERE, NAMESPACE, "demo", "uid-2"),
     ]
     assert (api.there, api.emptied) == ({}, ["demo"])
-    assert _made.of(RUN, WHERE) == []
+    assert created.of(RUN, WHERE) == []
 
 
 def test_what_has_the_same_name_by_now_stays(cluster: Cluster, api: Api) -> None:
@@ -163,7 +164,7 @@ def test_only_noted_namespaces_of_killed_runs_are_removed(cluster: Cluster, api:
     for name, run in (("noted", "deadbeef"), ("labelled", "deadbeef"), ("live", live.id)):
         uid = api.put(NAMESPACE, name, run=run, machine=owner()).metadata.uid
         if name != "labelled":
-            _made.note(run, Made(WHERE, NAMESPACE, name, uid))
+            created.note(run, Made(WHERE, NAMESPACE, name, uid))
 
     removed = clear_stale(cluster)
 
@@ -223,12 +224,12 @@ def test_down_removes_only_kept_clusters_that_were_noted(
     monkeypatch.setattr(engine, "run", Engine(**made).run)
     deleted: list[str] = []
     monkeypatch.setattr(kind.KindCluster, "delete", lambda self: deleted.append(self.name))
-    _made.note(RUN, Made("Docker", "kept kind cluster", "svidproof-kept-1", "a"))
+    created.note(RUN, Made("Docker", "kept kind cluster", "svidproof-kept-1", "a"))
 
     assert kind.delete_kept() == ["svidproof-kept-1"]
 
     assert deleted == ["svidproof-kept-1"]
-    assert _made.of(RUN, "Docker") == []
+    assert created.of(RUN, "Docker") == []
 
 
 def test_kept_cluster_of_others_is_not_used(
@@ -242,7 +243,7 @@ def test_kept_cluster_of_others_is_not_used(
     assert not kind._is_kept("svidproof-kept-2", tmp_path)
     with pytest.raises(PlatformError, match="svidproof-kept-1 is there, and no note says"):
         kind._is_kept("svidproof-kept-1", tmp_path)
-    _made.note(RUN, Made("Docker", "kept kind cluster", "svidproof-kept-1", "a"))
+    created.note(RUN, Made("Docker", "kept kind cluster", "svidproof-kept-1", "a"))
     assert kind._is_kept("svidproof-kept-1", tmp_path)
 
 
@@ -254,7 +255,7 @@ def test_kept_cluster_of_a_live_run_is_shared(
     monkeypatch.setattr(kind, "clusters", lambda _: ["svidproof-kept-1"])
     monkeypatch.setattr(engine, "run", Engine(**{"svidproof-kept-1": {"a": ""}}).run)
     run = RunDirectory()
-    _made.note(run.id, Made("Docker", "kept kind cluster", "svidproof-kept-1", "a"))
+    created.note(run.id, Made("Docker", "kept kind cluster", "svidproof-kept-1", "a"))
 
     assert kind._is_kept("svidproof-kept-1", tmp_path)
 
@@ -265,9 +266,9 @@ def test_note_that_was_cut_off_is_none(tmp_path: Path, monkeypatch: pytest.Monke
     """A kill in the middle of a line does not spoil the others."""
     monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
     thing = Made(WHERE, NAMESPACE, "demo", "uid")
-    _made.note(RUN, thing)
+    created.note(RUN, thing)
     file = tmp_path / "runs" / f"{RUN}.made"
     file.write_text(f'{file.read_text()}{{"where": "https://pa')
 
-    assert list(_made.left(WHERE)) == [(RUN, thing)]
+    assert list(created.left(WHERE)) == [(RUN, thing)]
     assert file.stat().st_mode & 0o777 == 0o600

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from packaging.version import Version
 
-from svidproof import manifests
 from svidproof.components.envoy import BUNDLE, Envoy
-from svidproof.scenario import (
+from svidproof.model import manifests
+from svidproof.model.logs.messages import Messages, messages_for
+from svidproof.model.scenario import (
     APP,
     INBOUND,
     OUTBOUND,
@@ -23,10 +24,9 @@ from svidproof.scenario import (
     WorkloadSpec,
     load_scenario,
 )
-from svidproof.watch.messages import Messages, messages_for
 
 if TYPE_CHECKING:
-    from svidproof.platforms.base import Platform
+    from svidproof.platforms.protocol import Platform
 
 WORKLOADS = ["api", "valid-api-client", "invalid-api-client", "api-trusted-ca"]
 SPIFFE_ID = "spiffe://example.org/{}"
@@ -311,7 +311,7 @@ def test_first_matching_range_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         {"versions": ">=1.14", **dict.fromkeys(names, "new")},
         {"versions": ">=1.9", **dict.fromkeys(names, "old")},
     ]
-    monkeypatch.setattr("svidproof.watch.messages.load", lambda _: {"messages": tables})
+    monkeypatch.setattr("svidproof.model.logs.messages.load", lambda _: {"messages": tables})
 
     texts = {version: messages_for(version).signed for version in ("1.13.9", "1.14.0", "1.15.3")}
 

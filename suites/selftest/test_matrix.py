@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from svidproof.catalogue import Catalogue
-from svidproof.outcome import Result, Verdict
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.verdict import Result, Verdict
 from svidproof.report import build, publish, read
-from svidproof.report import matrix as matrices
-from svidproof.report.matrix import Cell, Matrix, MatrixError, arrange
+from svidproof.report.compare import matrix as matrices
+from svidproof.report.compare.matrix import Cell, Matrix, MatrixError, arrange
 from svidproof.report.model import Component, Evidence
 
 Spoil = Callable[..., Evidence]

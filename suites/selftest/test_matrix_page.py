@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svidproof.catalogue import Catalogue
-from svidproof.outcome import Result
-from svidproof.report.matrix import Matrix, arrange, gather
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.verdict import Result
+from svidproof.report.compare.matrix import Matrix, arrange, gather
+from svidproof.report.html import matrix as pages
+from svidproof.report.html import render
 from svidproof.report.model import Check, Evidence
-from svidproof.report.page import matrix as pages
-from svidproof.report.page import render
 
 from . import told
 from .browsing import DESKTOP, PALE, PHONE, UNFOLD, Opened

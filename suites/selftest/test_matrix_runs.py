@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 
-from svidproof import child, listing, matrix, selection, tools
-from svidproof.catalogue import Catalogue
-from svidproof.outcome import Result
+from svidproof.cli import matrix
+from svidproof.cli.requirements import listing
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.verdict import Result
 from svidproof.report import build, publish
 from svidproof.report.model import Evidence
-from svidproof.request import RunRequest
+from svidproof.run.process import pytest_process
+from svidproof.run.request import selection
+from svidproof.run.request.options import RunRequest
+from svidproof.supply import tools
 
 from .test_matrix import versions
 
@@ -82,7 +86,7 @@ class Children:
 def children(monkeypatch: pytest.MonkeyPatch, evidence: Evidence, catalogue: Catalogue) -> Children:
     """The runs."""
     found = Children(evidence, catalogue)
-    monkeypatch.setattr(child, "capture", found)
+    monkeypatch.setattr(pytest_process, "capture", found)
     return found
 
 
@@ -228,7 +232,7 @@ def test_no_more_run_at_once_than_asked_for(
             children.together -= 1
         return Children.__call__(children, words, on_start=on_start)
 
-    monkeypatch.setattr(child, "capture", run)
+    monkeypatch.setattr(pytest_process, "capture", run)
 
     code, _, _ = command("--spire", "1.15.3", "--envoy", "1.37,1.38,1.39,1.40", "--jobs", str(jobs))
 
@@ -256,7 +260,7 @@ def test_ctrl_c_ends_every_run_in_order(
         process.communicate()
         return process.returncode, ""
 
-    monkeypatch.setattr(child, "capture", run)
+    monkeypatch.setattr(pytest_process, "capture", run)
 
     code, _, err = command(*TWO, "--jobs", "1", "--report-dir", "m")
 

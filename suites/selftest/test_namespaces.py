@@ -8,24 +8,26 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from svidproof import images, leftovers
-from svidproof.capabilities import AT_NEED, Capability
-from svidproof.errors import PlatformError
-from svidproof.platforms import _kubeconfig, _made, _places
-from svidproof.platforms import cluster as clusters
-from svidproof.platforms._cluster import Cluster, Node
-from svidproof.platforms._kubeconfig import Context
-from svidproof.platforms._made import Made
-from svidproof.platforms._permissions import Denied, Need
-from svidproof.platforms._places import Ground
-from svidproof.platforms._runs import RunDirectory
-from svidproof.platforms._site import KubernetesSite
-from svidproof.platforms.base import Part, SiteOptions
-from svidproof.platforms.cluster import ClusterSite
-from svidproof.platforms.kubernetes import KubernetesPlatform
-from svidproof.scenario import load_scenario
-from svidproof.testbed import Testbed
-from svidproof.tools import Progress, Tool
+from svidproof.model.capabilities import AT_NEED, Capability
+from svidproof.model.errors import PlatformError
+from svidproof.model.scenario import load_scenario
+from svidproof.platforms import created, leftovers
+from svidproof.platforms.created import Made
+from svidproof.platforms.kubernetes import cluster as clusters
+from svidproof.platforms.kubernetes.client import kubeconfig
+from svidproof.platforms.kubernetes.client.api import Cluster, Node
+from svidproof.platforms.kubernetes.client.kubeconfig import Context
+from svidproof.platforms.kubernetes.client.permissions import Denied, Need
+from svidproof.platforms.kubernetes.cluster import ClusterSite
+from svidproof.platforms.kubernetes.platform import KubernetesPlatform
+from svidproof.platforms.kubernetes.pods import placement
+from svidproof.platforms.kubernetes.pods.placement import Ground
+from svidproof.platforms.kubernetes.site import KubernetesSite
+from svidproof.platforms.protocol import Part, SiteOptions
+from svidproof.platforms.run_directory import RunDirectory
+from svidproof.supply import images
+from svidproof.supply.tools import Progress, Tool
+from svidproof.testbed.testbed import Testbed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,7 +95,7 @@ def _on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of the test's own; pods are not followed."""
     monkeypatch.setenv("SVIDPROOF_CACHE", str(tmp_path))
     quiet = SimpleNamespace(close=lambda: None)
-    monkeypatch.setattr(_places, "Pods", lambda *_: quiet)
+    monkeypatch.setattr(placement, "Pods", lambda *_: quiet)
 
 
 def ground(cluster: Cluster) -> Ground:
@@ -289,7 +291,7 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> Callable[[PaperCluster], Cluster
 
     def enter(cluster: PaperCluster) -> ClusterSite:
         context = Context("mine", "/kubeconfig")
-        monkeypatch.setattr(_kubeconfig, "choose", lambda _: context)
+        monkeypatch.setattr(kubeconfig, "choose", lambda _: context)
         monkeypatch.setattr(clusters, "Cluster", lambda *_: cluster)
         monkeypatch.setattr(clusters, "missing_permissions", lambda *_: [])
         monkeypatch.setattr(ClusterSite, "_images", lambda _: ({"envoy": "envoy:1"}, []))
@@ -310,7 +312,7 @@ def test_what_a_killed_run_left_is_no_hindrance(
     cluster.lingers = 3
     leftovers.take()
     for name in ("demo", "demo-spire"):
-        _made.note("gone", Made(cluster.where, "v1/Namespace", name, f"uid of {name}"))
+        created.note("gone", Made(cluster.where, "v1/Namespace", name, f"uid of {name}"))
 
     assert entered(cluster).parts[-1].version == "1.34.0"
     assert cluster.pulled == [{"envoy": "envoy:1"}], "or a renewal passes while one is pulled"

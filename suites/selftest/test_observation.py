@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from svidproof.clock import Moment
-from svidproof.errors import PlatformError
-from svidproof.renewal_rule import BACKDATING, LAG, TRUNCATION, Period
-from svidproof.scenario import load_scenario
-from svidproof.settings import BRISK, STOCK
-from svidproof.watch.attention import OWN_LAG
-from svidproof.watch.observation import Observation, observe
-from svidproof.watch.timeline import Source
+from svidproof.checks.windows.rotation import Observation, observe
+from svidproof.model.clock import Moment
+from svidproof.model.errors import PlatformError
+from svidproof.model.renewal_rule import BACKDATING, LAG, TRUNCATION, Period
+from svidproof.model.scenario import load_scenario
+from svidproof.model.settings import BRISK, STOCK
+from svidproof.testbed.watch.attention import OWN_LAG
+from svidproof.testbed.watch.timeline import Source
 
 from .synthetic import AGENT, VALID, Look, World, moment
 
 if TYPE_CHECKING:
     from types import SimpleNamespace
 
-    from svidproof.testbed import Testbed
+    from svidproof.testbed.testbed import Testbed
 
 # SPIRE's rule, pkg/common/rotationutil: an SVID of 10 s + TTL is renewed at the first look at
 # which less than half of that, give or take a tenth, is left. For each TTL: the remaining seconds

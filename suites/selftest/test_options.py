@@ -12,11 +12,15 @@ import click
 import pytest
 import yaml
 
-from svidproof import budgets, child, cli, plugin, request, run_file, timeouts
-from svidproof.manifests import data_root
-from svidproof.report import verify
-from svidproof.request import OPTIONS, REQUESTED, RunRequest, options_of
-from svidproof.waiting import Overdue, eventually
+from svidproof.cli import main
+from svidproof.model.manifests import data_root
+from svidproof.report.gate import verify
+from svidproof.run import plugin
+from svidproof.run.process import pytest_process
+from svidproof.run.request import options as request
+from svidproof.run.request import run_file
+from svidproof.run.request.options import OPTIONS, REQUESTED, RunRequest, options_of
+from svidproof.waiting import Overdue, budgets, eventually, timeouts
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -30,7 +34,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
         seen.append(options)
         return 0
 
-    monkeypatch.setattr(child, "run", fake)
+    monkeypatch.setattr(pytest_process, "run", fake)
     monkeypatch.chdir(tmp_path)
     return seen
 
@@ -50,7 +54,7 @@ class TestTable:
     )
     def test_command_has_the_rows_of_its_name(self, name: str) -> None:
         """And no other options but its format."""
-        command = cli.cli.commands[name]
+        command = main.cli.commands[name]
         flags = {o for p in command.params if isinstance(p, click.Option) for o in p.opts}
 
         assert flags - {"--format"} == {row.flag for row in options_of(name)}

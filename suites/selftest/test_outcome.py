@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from svidproof import outcome
-from svidproof.catalogue import Requirement
-from svidproof.outcome import Fault, ProfileResult, Raised, Result, Verdict
+from svidproof.model import verdict as outcome
+from svidproof.model.catalogue import Requirement
+from svidproof.model.verdict import Fault, ProfileResult, Raised, Result, Verdict
 
 P, F, D = Result.PASS, Result.FAIL, Result.KNOWN_DEVIATION
 U, M, E, N = Result.UNSUPPORTED, Result.MISSING, Result.ERROR, Result.NOT_RUN

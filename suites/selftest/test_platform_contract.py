@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from svidproof.budgets import Budget
-from svidproof.capabilities import Capability
-from svidproof.errors import PlatformError
-from svidproof.platforms.base import Completed, Platform, Program
-from svidproof.platforms.local import LocalPlatform
-from svidproof.scenario import PROBER
+from svidproof.model.capabilities import Capability
+from svidproof.model.errors import PlatformError
+from svidproof.model.scenario import PROBER
+from svidproof.platforms.local.platform import LocalPlatform
+from svidproof.platforms.protocol import Completed, Platform, Program
 from svidproof.waiting import consistently, eventually
+from svidproof.waiting.budgets import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,16 +17,16 @@ import psutil
 import pytest
 
 import svidproof
-from svidproof import leftovers
-from svidproof.budgets import Budget
-from svidproof.doctor import machine
-from svidproof.errors import PlatformError
-from svidproof.platforms import _runs, local
-from svidproof.platforms._runs import RunDirectory, clear_stale_runs, installation_id
-from svidproof.platforms.base import Program, SiteOptions
-from svidproof.platforms.local import LocalPlatform, LocalSite
-from svidproof.tools import Progress, Tool, prepare_cache
+from svidproof.cli.doctor import machine
+from svidproof.model.errors import PlatformError
+from svidproof.platforms import leftovers, run_directory
+from svidproof.platforms.local import platform as local
+from svidproof.platforms.local.platform import LocalPlatform, LocalSite
+from svidproof.platforms.protocol import Program, SiteOptions
+from svidproof.platforms.run_directory import RunDirectory, clear_stale_runs, installation_id
+from svidproof.supply.tools import Progress, Tool, prepare_cache
 from svidproof.waiting import eventually
+from svidproof.waiting.budgets import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -425,7 +425,9 @@ def test_directory_that_others_fill_is_left_to_the_next_run(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that is not the run's and writes there goes on; nothing is left in the end."""
-    monkeypatch.setattr(_runs, "_REMOVED", Budget("a run's directory is removed", 0.5, 0.05))
+    monkeypatch.setattr(
+        run_directory, "_REMOVED", Budget("a run's directory is removed", 0.5, 0.05)
+    )
     run = RunDirectory()
     script = (
         "import contextlib, itertools, pathlib, sys\n"
@@ -449,7 +451,7 @@ def test_directory_that_others_fill_is_left_to_the_next_run(
 def test_run_that_is_being_removed_is_not_taken_for_a_stale_one(cache: Path) -> None:
     """Runs that begin and end side by side leave each other's directories alone."""
     script = (
-        "from svidproof.platforms._runs import RunDirectory\n"
+        "from svidproof.platforms.run_directory import RunDirectory\n"
         "for _ in range(15):\n"
         "    run = RunDirectory()\n"
         "    for name in range(200): (run.path / str(name)).touch()\n"

@@ -16,15 +16,16 @@ from typing import Any
 
 import pytest
 
-from svidproof import provenance, resources, testbeds, tools
-from svidproof.capabilities import Capability
-from svidproof.errors import PlatformError
-from svidproof.outcome import Result
+from svidproof.model.capabilities import Capability
+from svidproof.model.errors import PlatformError
+from svidproof.model.verdict import Result
 from svidproof.platforms import registry
-from svidproof.platforms.base import Part, SiteOptions
-from svidproof.report import publish
-from svidproof.tools import Tool, ToolError, ToolUsageError
-from svidproof.watch.attention import Attention
+from svidproof.platforms.protocol import Part, SiteOptions
+from svidproof.report import provenance, publish
+from svidproof.run import resources, testbeds
+from svidproof.supply import tools
+from svidproof.supply.tools import Tool, ToolError, ToolUsageError
+from svidproof.testbed.watch.attention import Attention
 
 CATALOGUE = "".join(
     f'[[requirement]]\nid = "{name}"\ntitle = "{name} holds"\nlevel = "{level}"\n'
@@ -194,7 +195,7 @@ class Suite:
     def run(self, *options: str) -> pytest.RunResult:
         """Check them."""
         words = [f"--svidproof-suites={self.root}", "--svidproof-report-dir=out"]
-        words += ["--import-mode=importlib", "-p", "no:cacheprovider", "-p", "svidproof.plugin"]
+        words += ["--import-mode=importlib", "-p", "no:cacheprovider", "-p", "svidproof.run.plugin"]
         words += options
         path = [] if any(option.startswith("suites/") for option in options) else ["suites"]
         return self._pytester.runpytest_inprocess(*words, *path)
@@ -290,7 +291,7 @@ def test_what_a_check_raises_decides(
     suite: Suite, body: str, result: str, code: int, message: str
 ) -> None:
     """A broken claim fails; what could not be looked at is inconclusive, never green."""
-    head = f"import pytest\nfrom svidproof.faults import read_json\n{CRASH}{GOOD}"
+    head = f"import pytest\nfrom svidproof.model.errors.attribution import read_json\n{CRASH}{GOOD}"
     check = f"{head}\n@requirement('A-1')\ndef test_three(api):\n    {body}\n"
     suite.write("test_a.py", check)
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import yaml
 
-from svidproof.manifests import render
-from svidproof.platforms import _permissions as permissions
-from svidproof.platforms import _places
-from svidproof.platforms._cluster import Node
-from svidproof.platforms._permissions import Denied
-from svidproof.platforms._places import Ground, Places, argv
-from svidproof.platforms._services import Services
-from svidproof.platforms.base import Program
-from svidproof.scenario import SERVER
+from svidproof.model.manifests import render
+from svidproof.model.scenario import SERVER
+from svidproof.platforms.kubernetes.client import permissions
+from svidproof.platforms.kubernetes.client.api import Node
+from svidproof.platforms.kubernetes.client.permissions import Denied
+from svidproof.platforms.kubernetes.pods import placement
+from svidproof.platforms.kubernetes.pods.placement import Ground, Places, argv
+from svidproof.platforms.kubernetes.pods.services import Services
+from svidproof.platforms.protocol import Program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +37,7 @@ PROGRAMS = {
     AGENT: (Program(AGENT, AGENT, "spire-agent", ("run",)),),
     "api": (
         Program("api.envoy", "api", "envoy", ("-c", "envoy.json")),
-        Program("api.app", "api", "python", ("-P", "-m", "svidproof.workloads.api")),
+        Program("api.app", "api", "python", ("-P", "-m", "svidproof.workloads.apps.api")),
     ),
     "prober": (),
     DRIVER: (
@@ -87,7 +87,7 @@ class PaperCluster:
 def _not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody follows the pods."""
     quiet = SimpleNamespace(expect=lambda _: None, follow_log=lambda *_: None)
-    monkeypatch.setattr(_places, "Pods", lambda *_: quiet)
+    monkeypatch.setattr(placement, "Pods", lambda *_: quiet)
 
 
 def places_on(cluster: PaperCluster, directory: Path) -> Places:

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
-from svidproof import Exchange, pages, policy
-from svidproof.checks import (
+from svidproof import Exchange
+from svidproof.checks.assertions import (
     Accepted,
     Denied,
     assert_forbidden,
     assert_let_in,
     assert_shows_account,
 )
-from svidproof.workloads import account_page
-from svidproof.workloads.accounts import ACCOUNTS
+from svidproof.checks.pages import account_page as pages
+from svidproof.components.envoy import rbac
+from svidproof.workloads.apps import account_page
+from svidproof.workloads.apps.accounts import ACCOUNTS
 
 ID = "spiffe://example.org/frontend"
 DENIED = b"RBAC: access denied"
@@ -29,9 +31,9 @@ def page_of(user: str) -> str:
 @pytest.mark.parametrize(
     ("made", "kind", "action"),
     [
-        pytest.param(policy.allow(policy.exactly(ID)), "rules", "ALLOW", id="allow"),
-        pytest.param(policy.deny(policy.exactly(ID)), "rules", "DENY", id="deny"),
-        pytest.param(policy.shadow(policy.exactly(ID)), "shadow_rules", "ALLOW", id="shadow"),
+        pytest.param(rbac.allow(rbac.exactly(ID)), "rules", "ALLOW", id="allow"),
+        pytest.param(rbac.deny(rbac.exactly(ID)), "rules", "DENY", id="deny"),
+        pytest.param(rbac.shadow(rbac.exactly(ID)), "shadow_rules", "ALLOW", id="shadow"),
     ],
 )
 def test_policy_names_whom_it_means(made: dict[str, Any], kind: str, action: str) -> None:
@@ -45,12 +47,12 @@ def test_policy_names_whom_it_means(made: dict[str, Any], kind: str, action: str
 
 def test_file_holds_one_policy_under_its_name_and_version() -> None:
     """Envoy takes over what has the filter's name, and shows the version that it has."""
-    made = policy.resource("policy", policy.NONE, "7")
+    made = rbac.resource("policy", rbac.NONE, "7")
 
     assert made["version_info"] == "7"
     [resource] = made["resources"]
     assert resource["name"] == "policy"
-    assert resource["typed_config"] == {"@type": policy.RBAC}
+    assert resource["typed_config"] == {"@type": rbac.RBAC}
 
 
 @pytest.mark.parametrize("user", pages.USERS)

@@ -23,20 +23,25 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from kubernetes.client import ApiClient, Configuration
 
-from svidproof.budgets import Budget
-from svidproof.credentials import Authority, Template
-from svidproof.errors import PlatformError
-from svidproof.platforms import _portforward
-from svidproof.platforms._acceptor import Acceptor, listen
-from svidproof.platforms._portforward import PortForward
-from svidproof.platforms._relay import Forward, RelayClient, access_file, new_secret
+from svidproof.model.errors import PlatformError
+from svidproof.platforms.kubernetes.network import port_forward
+from svidproof.platforms.kubernetes.network.listener import Acceptor, listen
+from svidproof.platforms.kubernetes.network.port_forward import PortForward
+from svidproof.platforms.kubernetes.network.relay import (
+    Forward,
+    RelayClient,
+    access_file,
+    new_secret,
+)
+from svidproof.probes.credentials import Authority, Template
 from svidproof.waiting import consistently, eventually
+from svidproof.waiting.budgets import Budget
 from svidproof.workloads import relay as program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from svidproof.tls import Address
+    from svidproof.probes.tls import Address
 
 SOON = Budget("the port-forward does it", 10, 0.01)
 A_WHILE = Budget("the port-forward does not do it", 0.2, 0.02)
@@ -379,7 +384,7 @@ def test_framing_is_the_servers_business(plain: Cluster) -> None:
 
 def test_messages_in_one_record_arrive(secure: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages that OpenSSL has read, but a full tunnel has not, do not wait for more to come."""
-    monkeypatch.setattr(_portforward, "_ENOUGH", 1)
+    monkeypatch.setattr(port_forward, "_ENOUGH", 1)
 
     def say_at_once(ws: WebSocket) -> None:
         ws.accept()
@@ -409,10 +414,10 @@ def test_last_bytes_arrive(secure: Cluster) -> None:
     with connected(forward) as sock:
 
         def full() -> None:
-            assert held(forward) >= _portforward._ENOUGH
+            assert held(forward) >= port_forward._ENOUGH
 
         def bounded() -> None:
-            assert held(forward) <= 2 * _portforward._ENOUGH
+            assert held(forward) <= 2 * port_forward._ENOUGH
 
         eventually(full, SOON)
         consistently(bounded, A_WHILE)

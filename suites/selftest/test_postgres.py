@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svidproof import tools
-from svidproof.budgets import Budget
 from svidproof.components.postgres import Postgres
-from svidproof.platforms.local import LocalPlatform
-from svidproof.tools import Progress
+from svidproof.platforms.local.platform import LocalPlatform
+from svidproof.supply import tools
+from svidproof.supply.tools import Progress
 from svidproof.waiting import eventually
+from svidproof.waiting.budgets import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,20 +12,20 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from spiffe import X509Svid
 
-from svidproof.browser import VARIABLE, find
+from svidproof.checks.greeters import Hello
+from svidproof.checks.pages.browser import VARIABLE, find
 from svidproof.components.program import Native
-from svidproof.credentials import Authority, Credential, Template
-from svidproof.forge import Flaw, Forge
-from svidproof.greeters import Hello
-from svidproof.scenario import APP, APP_CONTROL, INBOUND, load_scenario
-from svidproof.workloads.identity import Held
-from svidproof.workloads.mtls import RefusedError, Seen, Terms, Tunnel, spiffe_id_of
-from svidproof.workloads.program import Peer, ProgramConfig
+from svidproof.model.scenario import APP, APP_CONTROL, INBOUND, load_scenario
+from svidproof.probes.credentials import Authority, Credential, Template
+from svidproof.probes.flaws import Flaw, Forge
+from svidproof.workloads.native.identity import Held
+from svidproof.workloads.native.mtls import RefusedError, Seen, Terms, Tunnel, spiffe_id_of
+from svidproof.workloads.native.program import Peer, ProgramConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from svidproof.platforms.base import Platform
+    from svidproof.platforms.protocol import Platform
 
 DOMAIN = "example.org"
 SERVER, CLIENT, OTHER = (f"spiffe://{DOMAIN}/{name}" for name in ("server", "client", "other"))

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from svidproof import provenance
-from svidproof.manifests import data_root
-from svidproof.provenance import Commit, digest
+from svidproof.model.manifests import data_root
+from svidproof.report import provenance
+from svidproof.report.provenance import Commit, digest
 
 Trees = dict[str, Path]
 

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from _pytest.config import get_config
 
-from svidproof import catalogue, child, ending, pytest_options
+from svidproof.model import catalogue
+from svidproof.run.process import ending, pytest_options, pytest_process
 
 Command = Callable[..., tuple[int, str, str]]
-SUITES = child.suites()
+SUITES = pytest_process.suites()
 ALLOWED = [
     "--basetemp", "--capture", "--code-highlight", "--color", "--durations",
     "--durations-min", "--force-short-summary", "--full-trace", "--fulltrace",
@@ -104,9 +105,9 @@ def test_list_of_allowed_options_is_neither_longer_nor_older_than_pytests() -> N
 
 def test_what_the_command_itself_passes_is_complete() -> None:
     """Its own options are no departure, and another value of theirs is one."""
-    own = child.argv(["-v"])[4:]
+    own = pytest_process.argv(["-v"])[4:]
     chosen = vars(PARSER.parse_known_args(own))
-    own_plugins = ["-p", "svidproof.plugin", "-p", "no:cacheprovider"]
+    own_plugins = ["-p", "svidproof.run.plugin", "-p", "no:cacheprovider"]
 
     assert pytest_options.departures(chosen, DEFAULTS, SUITES) == []
     for words, name in (
@@ -136,13 +137,15 @@ def test_what_the_command_itself_passes_is_complete() -> None:
 def test_child_claims_no_more_than_its_report(pytests: int, code: int | None, status: int) -> None:
     """Whatever makes pytest end with 0, without a report it is no success."""
     assert ending.Ending(code).status(pytests) == status
-    assert child.exit_code(status) == (code if pytests == code else 2 if pytests == 4 else 3)
+    assert pytest_process.exit_code(status) == (
+        code if pytests == code else 2 if pytests == 4 else 3
+    )
 
 
 def run(*words: object, cwd: Path, **environment: str) -> tuple[int, str, str]:
     """`svidproof` with these words, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "svidproof.cli", *map(str, words)],
+        [sys.executable, "-P", "-m", "svidproof.cli.main", *map(str, words)],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -218,7 +221,7 @@ def test_python_without_assertions_is_refused(tmp_path: Path) -> None:
         assert run(*words, cwd=tmp_path, PYTHONOPTIMIZE="1") == (
             2,
             "",
-            f"svidproof: {child.NO_ASSERTIONS}\n",
+            f"svidproof: {pytest_process.NO_ASSERTIONS}\n",
         )
 
 
@@ -226,7 +229,7 @@ def test_plain_pytest_without_assertions_is_refused(tmp_path: Path) -> None:
     """By the plugin itself, where no configuration turns pytest's warning into an error."""
     done = subprocess.run(
         [
-            *(sys.executable, "-O", "-P", "-m", "pytest", "-p", "svidproof.plugin"),
+            *(sys.executable, "-O", "-P", "-m", "pytest", "-p", "svidproof.run.plugin"),
             *("-c", os.devnull, str(SUITES / "helper")),
         ],
         capture_output=True,
@@ -237,7 +240,7 @@ def test_plain_pytest_without_assertions_is_refused(tmp_path: Path) -> None:
         check=False,
     )
 
-    assert (done.returncode, done.stderr) == (4, f"ERROR: {child.NO_ASSERTIONS}\n\n")
+    assert (done.returncode, done.stderr) == (4, f"ERROR: {pytest_process.NO_ASSERTIONS}\n\n")
     assert not list(tmp_path.iterdir())
 
 

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from svidproof.credentials import Authority, Template
-from svidproof.report.redact import REMOVED, TOKEN, holds_key, redact
+from svidproof.model.redact import REMOVED, TOKEN, holds_key, redact
+from svidproof.probes.credentials import Authority, Template
 
 if TYPE_CHECKING:
     from collections.abc import Callable

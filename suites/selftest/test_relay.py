@@ -19,20 +19,26 @@ from typing import TYPE_CHECKING, Self
 import grpc
 import pytest
 
-from svidproof import tls
-from svidproof.budgets import Budget
-from svidproof.credentials import Authority
-from svidproof.errors import PlatformError
-from svidproof.forge import Flaw, Forge
-from svidproof.platforms._acceptor import Acceptor, listen
-from svidproof.platforms._relay import Forward, RelayClient, Reverse, access_file, new_secret
+from svidproof.model.errors import PlatformError
+from svidproof.platforms.kubernetes.network.listener import Acceptor, listen
+from svidproof.platforms.kubernetes.network.relay import (
+    Forward,
+    RelayClient,
+    Reverse,
+    access_file,
+    new_secret,
+)
+from svidproof.probes import tls
+from svidproof.probes.credentials import Authority
+from svidproof.probes.flaws import Flaw, Forge
 from svidproof.waiting import NotYet, eventually
+from svidproof.waiting.budgets import Budget
 from svidproof.workloads import relay as program
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from svidproof.tls import Address
+    from svidproof.probes.tls import Address
 
     Programs = Iterable[Sequence[str]]
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svidproof.catalogue import Catalogue
+from svidproof.model.catalogue import Catalogue
+from svidproof.report.html import render
+from svidproof.report.html.timeline import lanes
 from svidproof.report.model import Evidence
-from svidproof.report.page import lanes, render
 
 from . import told
 from .browsing import DESKTOP, PALE, PHONE, UNFOLD, Opened

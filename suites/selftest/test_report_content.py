@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from svidproof import hardening
-from svidproof.budgets import Budget
-from svidproof.catalogue import Catalogue
 from svidproof.components.health import EndedError
-from svidproof.credentials import Authority, Template
-from svidproof.outcome import Result
-from svidproof.platforms.base import Program
-from svidproof.platforms.local import LocalPlatform
-from svidproof.report import artifacts, build, publish, redact
+from svidproof.model import redact
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.verdict import Result
+from svidproof.platforms.local.platform import LocalPlatform
+from svidproof.platforms.protocol import Program
+from svidproof.probes.credentials import Authority, Template
+from svidproof.report import build, publish
 from svidproof.report.model import Evidence
+from svidproof.run import evidence as artifacts
+from svidproof.run.process import hardening
 from svidproof.waiting import eventually
+from svidproof.waiting.budgets import Budget
 
 if TYPE_CHECKING:
-    from svidproof.testbed import Testbed
+    from svidproof.testbed.testbed import Testbed
 
 Spoil = Callable[..., Evidence]
 SECRETS = ("PRIVATE KEY", "LS0tLS1CRUdJTiBQUklWQVRF", "LS0tLS1CRUdJTiBFQyBQUklWQVRF")

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from svidproof.catalogue import Catalogue
-from svidproof.outcome import Result
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.verdict import Result
 from svidproof.report import build, edition, publish
+from svidproof.report.html import excerpts, render, view
 from svidproof.report.model import Evidence
-from svidproof.report.page import excerpts, render, view
 
 from . import told
 from .reading import Reader
@@ -292,8 +292,8 @@ def test_missing_library_is_a_warning(
     """Bokeh may not be there, or may not be what it was."""
     told.write(tmp_path, evidence, catalogue)
     monkeypatch.setitem(sys.modules, "bokeh.models", None)
-    monkeypatch.delitem(sys.modules, "svidproof.report.page.figures", raising=False)
-    monkeypatch.delattr("svidproof.report.page.figures", raising=False)
+    monkeypatch.delitem(sys.modules, "svidproof.report.html.timeline.figures", raising=False)
+    monkeypatch.delattr("svidproof.report.html.timeline.figures", raising=False)
 
     report = edition.put_out(evidence, catalogue, tmp_path)
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from svidproof import catalogue
-from svidproof.manifests import data_root
-from svidproof.report.page.sources import Source, sources
+from svidproof.model import catalogue
+from svidproof.model.manifests import data_root
+from svidproof.report.html.sources import Source, sources
 
 SPIFFE = "https://github.com/spiffe/spiffe/blob/main/standards"
 SPIRE = "https://github.com/spiffe/spire"

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from svidproof.report.page import lanes, story
-from svidproof.report.page.story import Story, Svid
-from svidproof.watch.messages import messages_for
+from svidproof.model.logs.messages import messages_for
+from svidproof.report.html.timeline import lanes, story
+from svidproof.report.html.timeline.story import Story, Svid
 
 from . import told
 

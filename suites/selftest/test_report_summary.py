@@ -5,11 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from svidproof.catalogue import Catalogue
-from svidproof.outcome import Result
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.verdict import Result
 from svidproof.report import build, publish
 from svidproof.report.model import Evidence
-from svidproof.report.page import summary
+from svidproof.report.text import job_summary
 
 Spoil = Callable[..., Evidence]
 Command = Callable[..., tuple[int, str, str]]
@@ -36,7 +36,7 @@ def test_summary_begins_with_verdict_reason_and_what_was_tested(
     report: dict[str, Any], tmp_path: Path
 ) -> None:
     """Then each profile, and every requirement."""
-    lines = summary.make(report, tmp_path).splitlines()
+    lines = job_summary.make(report, tmp_path).splitlines()
 
     assert lines[:5] == [
         "### svidproof: conformant",
@@ -57,7 +57,7 @@ def test_what_failed_is_told_with_what_was_seen(
     """And that the deployment was wrong on purpose, and only a part was asked for."""
     evidence = spoil("test_a", Result.FAIL, sabotage="lax", selection="partial")
 
-    lines = summary.make(build.build(evidence, catalogue), tmp_path).splitlines()
+    lines = job_summary.make(build.build(evidence, catalogue), tmp_path).splitlines()
 
     assert lines[0] == "### svidproof: not conformant (sabotaged: lax) (partial)"
     assert "| **ONE-1** It holds | ❌ fail | spoiled |" in lines
@@ -69,7 +69,7 @@ def test_svids_are_drawn_below_their_workload(report: dict[str, Any], tmp_path: 
     (tmp_path / publish.TIMELINE).write_text("\n".join([*sights, "torn"]))
     start = 1777636800000
 
-    text = summary.make(report, tmp_path)
+    text = job_summary.make(report, tmp_path)
 
     _, _, picture = text.partition("```mermaid\n")
     assert picture.partition("```")[0].splitlines() == [
@@ -93,7 +93,7 @@ def test_a_long_run_is_drawn_in_part(report: dict[str, Any], tmp_path: Path) -> 
         "\n".join(sight(n % 30, f"{n}", who) for n in range(90) for who in ("a", "b"))
     )
 
-    text = summary.make(report, tmp_path)
+    text = job_summary.make(report, tmp_path)
 
     assert sum(line.split(" :")[0].strip().isdigit() for line in text.splitlines()) == 60
 
@@ -105,5 +105,5 @@ def test_command_prints_it(svidproof: Command, report: dict[str, Any], tmp_path:
     code, out, _ = svidproof("report", tmp_path, "--format=markdown")
 
     assert code == 0
-    assert out == summary.make(report, tmp_path) + "\n"
+    assert out == job_summary.make(report, tmp_path) + "\n"
     assert [path.name for path in tmp_path.iterdir()] == [publish.REPORT]

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from svidproof.catalogue import Catalogue
-from svidproof.outcome import Result
-from svidproof.report import build, terminal
-from svidproof.report.markdown import visible
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.verdict import Result
+from svidproof.report import build
 from svidproof.report.model import Check, Component, Evidence
-from svidproof.report.terminal import Screen
+from svidproof.report.text import terminal
+from svidproof.report.text.markdown import visible
+from svidproof.report.text.terminal import Screen
 
 Spoil = Callable[..., Evidence]
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from svidproof import child, listing_markdown
-from svidproof.catalogue import Catalogue
-from svidproof.listing import Row
+from svidproof.cli.requirements import markdown
+from svidproof.cli.requirements.listing import Row
+from svidproof.model.catalogue import Catalogue
+from svidproof.run.process import pytest_process
 from svidproof.sabotage import Sabotage
 
 Command = Callable[..., tuple[int, str, str]]
-DOCUMENT = child.suites() / "REQUIREMENTS.md"
+DOCUMENT = pytest_process.suites() / "REQUIREMENTS.md"
 
 
 def check(name: str, claim: str, *needs: str) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def told(catalogue: Catalogue) -> str:
         Row(catalogue["TWO-1"], ()),
     ]
     wrong = [Sabotage("lax", "Envoy lets_in all", {"ONE-2": ()})]
-    return listing_markdown.document(rows, catalogue, wrong, catalogue.profiles)
+    return markdown.document(rows, catalogue, wrong, catalogue.profiles)
 
 
 def test_document_is_what_the_command_prints(svidproof: Command) -> None:
@@ -95,7 +96,7 @@ def test_requirement_stands_below_the_first_profile_that_was_asked_for(
     """Once, though it is in two."""
     rows = [Row(catalogue["TWO-1"], ())]
 
-    text = listing_markdown.document(rows, catalogue, [], ("more", "core"))
+    text = markdown.document(rows, catalogue, [], ("more", "core"))
 
     assert text.count("### TWO-1") == 1
     assert text.index("## Profile more") < text.index("### TWO-1") < text.index("## Profile core")

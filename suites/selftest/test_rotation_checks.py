@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from svidproof.watch.timeline import Source
+from svidproof.testbed.watch.timeline import Source
 
 from .claims import assert_red, checks_of, failures
 from .synthetic import INVALID, PERIOD, VALID, World, mint

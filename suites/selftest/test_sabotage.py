@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from svidproof import policy
-from svidproof.catalogue import parse
-from svidproof.components.envoy import Envoy
-from svidproof.components.helper import Helped
+from svidproof.components.envoy import Envoy, rbac
 from svidproof.components.program import Native
-from svidproof.credentials import Authority
-from svidproof.datafile import DataError, DataFile
-from svidproof.hooks import Hooks
-from svidproof.manifests import data_root
-from svidproof.platforms.base import Attestation
-from svidproof.registration import Registration
+from svidproof.components.spiffe_helper import Helped
+from svidproof.model.catalogue import parse
+from svidproof.model.datafile import DataError, DataFile
+from svidproof.model.manifests import data_root
+from svidproof.model.scenario import load_scenario
+from svidproof.model.settings import Settings
+from svidproof.platforms.protocol import Attestation
+from svidproof.probes.credentials import Authority
 from svidproof.sabotage import (
     Expectation,
     Sabotage,
@@ -30,18 +29,18 @@ from svidproof.sabotage import (
     find,
     read,
 )
+from svidproof.sabotage.certificates import SignerFlaws, SvidFlaws, forge_svid
 from svidproof.sabotage.deployment import FreezeAgent
-from svidproof.sabotage.forging import SignerFlaws, SvidFlaws, forge_svid
 from svidproof.sabotage.mechanism import Workload, mechanism, purpose, registered, schema
 from svidproof.sabotage.policies import MISREADINGS, MisreadPolicy, RollOut
-from svidproof.scenario import load_scenario
-from svidproof.settings import Settings
-from svidproof.watch.timeline import spiffe_ids
+from svidproof.testbed.entries import Registration
+from svidproof.testbed.hooks import Hooks
+from svidproof.testbed.watch.timeline import spiffe_ids
 
 if TYPE_CHECKING:
-    from svidproof.credentials import Credential
-    from svidproof.platforms.base import Platform
-    from svidproof.testbed import Testbed
+    from svidproof.platforms.protocol import Platform
+    from svidproof.probes.credentials import Credential
+    from svidproof.testbed.testbed import Testbed
 
 # How checks fail when something else is wrong: no sabotage may be content with these.
 UNRELATED = [
@@ -187,12 +186,12 @@ class Bench:
 
     def policies(self, hooks: Hooks) -> set[str]:
         """The sidecars some of whose policies a sabotage changes."""
-        principal = policy.exactly("spiffe://example.org/somebody")
-        kinds = [policy.allow(principal), policy.deny(principal), policy.shadow(principal)]
+        principal = rbac.exactly("spiffe://example.org/somebody")
+        kinds = [rbac.allow(principal), rbac.deny(principal), rbac.shadow(principal)]
         return {
             name
             for name in self.scenario.workloads
-            for rules in (*kinds, policy.NONE)
+            for rules in (*kinds, rbac.NONE)
             if hooks.rules(name, rules) != rules
         }
 
@@ -419,18 +418,18 @@ def test_secrets_are_put_where_the_sidecar_reads_them(bench: Bench) -> None:
 
 
 ID = "spiffe://example.org/somebody"
-SOMEBODY = policy.exactly(ID)
-ALLOW, SHADOW = policy.allow(SOMEBODY), policy.shadow(SOMEBODY)
+SOMEBODY = rbac.exactly(ID)
+ALLOW, SHADOW = rbac.allow(SOMEBODY), rbac.shadow(SOMEBODY)
 MISREAD = [
     pytest.param("enforced", SHADOW, {**SHADOW, **ALLOW}, id="shadow-enforced"),
     pytest.param("enforced", ALLOW, ALLOW, id="no-shadow"),
-    pytest.param("prefixes", ALLOW, policy.allow(policy.below(ID)), id="prefix"),
-    pytest.param("prefixes", policy.NONE, policy.NONE, id="no-principal"),
-    pytest.param("validated", SHADOW, policy.shadow(policy.validated(ID)), id="validated"),
-    pytest.param("turned-round", ALLOW, policy.deny(SOMEBODY), id="turned-round"),
-    pytest.param("turned-round", policy.NONE, policy.NONE, id="nothing-to-turn"),
-    pytest.param("counted-elsewhere", policy.NONE, policy.NONE, id="nothing-to-count"),
-    pytest.param("never-removed", policy.NONE, policy.NONE, id="nothing-to-keep"),
+    pytest.param("prefixes", ALLOW, rbac.allow(rbac.below(ID)), id="prefix"),
+    pytest.param("prefixes", rbac.NONE, rbac.NONE, id="no-principal"),
+    pytest.param("validated", SHADOW, rbac.shadow(rbac.validated(ID)), id="validated"),
+    pytest.param("turned-round", ALLOW, rbac.deny(SOMEBODY), id="turned-round"),
+    pytest.param("turned-round", rbac.NONE, rbac.NONE, id="nothing-to-turn"),
+    pytest.param("counted-elsewhere", rbac.NONE, rbac.NONE, id="nothing-to-count"),
+    pytest.param("never-removed", rbac.NONE, rbac.NONE, id="nothing-to-keep"),
 ]
 
 
@@ -449,13 +448,13 @@ def test_policy_is_misread_as_it_says(
 def test_policy_that_is_never_removed_is_the_last_one() -> None:
     """A sabotage remembers the last policy with rules, and puts it in the place of none."""
     [stays] = find("policies-stay").mechanisms.values()
-    other = policy.deny(SOMEBODY)
+    other = rbac.deny(SOMEBODY)
     fresh = replace(cast("MisreadPolicy", stays))
 
-    made = [stays.rules("backend", rules) for rules in (ALLOW, policy.NONE, other, policy.NONE)]
+    made = [stays.rules("backend", rules) for rules in (ALLOW, rbac.NONE, other, rbac.NONE)]
 
     assert made == [ALLOW, ALLOW, other, other]
-    assert fresh.rules("backend", policy.NONE) == policy.NONE
+    assert fresh.rules("backend", rbac.NONE) == rbac.NONE
 
 
 def test_policy_astray_is_written_at_another_workload(bench: Bench) -> None:

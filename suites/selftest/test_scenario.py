@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svidproof import manifests
-from svidproof.datafile import DataError, DataFile
-from svidproof.platforms.base import Attestation
-from svidproof.scenario import (
+from svidproof.model import manifests
+from svidproof.model.datafile import DataError, DataFile
+from svidproof.model.scenario import (
     APP,
     APP_CONTROL,
     INBOUND,
@@ -20,11 +19,12 @@ from svidproof.scenario import (
     read_scenario,
     scenario_names,
 )
+from svidproof.platforms.protocol import Attestation
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from svidproof.scenario import Scenario
+    from svidproof.model.scenario import Scenario
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_file_of_a_scenario_is_named_like_it(
     directory = tmp_path / "manifests" / "scenarios"
     directory.mkdir(parents=True)
     (directory / "y.toml").write_text(SMALL)
-    monkeypatch.setattr("svidproof.scenario.data_root", lambda: tmp_path)
+    monkeypatch.setattr("svidproof.model.scenario.data_root", lambda: tmp_path)
 
     with pytest.raises(DataError, match=r"y\.toml:2: the file of scenario x must be named like it"):
         load_scenario("y")

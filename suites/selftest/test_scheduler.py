@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from svidproof import Budget, NotYet, eventually
-from svidproof.experiments import Experiment, Place
-from svidproof.scheduler import CHANGED, Group, Scheduler, groups_of
-from svidproof.testbeds import BootError
+from svidproof.checks.experiments import Experiment, Place
+from svidproof.run.scheduler import CHANGED, Group, Scheduler, groups_of
+from svidproof.run.testbeds import BootError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from svidproof.testbed import Testbed
+    from svidproof.testbed.testbed import Testbed
 
 SOON = Budget("what happens in the background", 10, 0.01)
 API, PROXY, FAULTS = Place("api"), Place("front-proxy"), Place("api", "faults")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from svidproof.sds import SecretsAnswer, fetch_secrets
+from svidproof.probes.sds import SecretsAnswer, fetch_secrets
 
 from .test_workload_api import field
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from svidproof import listing, selftest
-from svidproof.budgets import PROGRAM_READY
-from svidproof.forks import Forks, Run
+from svidproof.cli import selftest
+from svidproof.cli.forks import Forks, Run
+from svidproof.cli.requirements import listing
+from svidproof.cli.selftest import Choice, SelftestError, narrow
 from svidproof.sabotage import Sabotage
-from svidproof.selftest import Choice, SelftestError, narrow
 from svidproof.waiting import eventually
+from svidproof.waiting.budgets import PROGRAM_READY
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +91,7 @@ def test_installation_without_unit_tests_runs_the_sabotages_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a wheel is; it says so."""
-    monkeypatch.setattr("svidproof.child.suites", lambda: tmp_path)
+    monkeypatch.setattr("svidproof.run.process.pytest_process.suites", lambda: tmp_path)
     monkeypatch.setattr(selftest, "_possible", lambda *_: selftest.Choice((), (), ()))
 
     code = selftest.run([], [], tmp_path / "out", unit_tests=True, jobs=1)

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svidproof.checks import Accepted, Denied, assert_all_answered, assert_sessions
-from svidproof.credentials import Authority
-from svidproof.forge import Forge
-from svidproof.series import RequestSeries
-from svidproof.sessions import Client
-from svidproof.tls import Exchange, Version
+from svidproof.checks.assertions import Accepted, Denied, assert_all_answered, assert_sessions
+from svidproof.checks.series import RequestSeries
+from svidproof.probes.credentials import Authority
+from svidproof.probes.flaws import Forge
+from svidproof.probes.tls import Exchange, Version
+from svidproof.probes.tls.sessions import Client
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from svidproof.credentials import Credential
-    from svidproof.tls import Address
+    from svidproof.probes.credentials import Credential
+    from svidproof.probes.tls import Address
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 LAST = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno"

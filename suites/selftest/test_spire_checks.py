@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from svidproof.clock import Moment
-from svidproof.log_line import LogRecord
-from svidproof.manifests import data_root
-from svidproof.scenario import load_scenario
-from svidproof.watch.messages import messages_for
+from svidproof.model.clock import Moment
+from svidproof.model.logs.line import LogRecord
+from svidproof.model.logs.messages import messages_for
+from svidproof.model.manifests import data_root
+from svidproof.model.scenario import load_scenario
 
 from .claims import _load
 from .synthetic import AGENT, AGENT_ID, moment

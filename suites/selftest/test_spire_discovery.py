@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from svidproof.components import spire_discovery
-from svidproof.components.spire_discovery import AGENT, SERVER, DiscoveryError, discover, seats
-from svidproof.errors import PlatformError
-from svidproof.platforms.base import Completed
+from svidproof.model.errors import PlatformError
+from svidproof.platforms.kubernetes.tenant import discovery
+from svidproof.platforms.kubernetes.tenant.discovery import (
+    AGENT,
+    SERVER,
+    DiscoveryError,
+    discover,
+    seats,
+)
+from svidproof.platforms.protocol import Completed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -335,7 +341,7 @@ def test_command_that_fails_is_told(around: Namespace) -> None:
 )
 def test_log_is_evidence_at_debug(log: str, reason: str) -> None:
     """In JSON as in text; its last line may be cut."""
-    told = spire_discovery.unreadable(log)
+    told = discovery.unreadable(log)
 
     assert bool(told) == bool(reason)
     assert reason in told

@@ -9,17 +9,17 @@ import grpc
 import pytest
 import yaml
 
-from svidproof import guests
-from svidproof.errors import PlatformError
-from svidproof.guests import Guest
-from svidproof.manifests import render
-from svidproof.platforms import _places
-from svidproof.platforms._cluster import Node
-from svidproof.platforms._places import Ground, Places
-from svidproof.platforms.base import WRITABLE, Program
-from svidproof.platforms.kubernetes import KubernetesPlatform
+from svidproof.model.errors import PlatformError
+from svidproof.model.manifests import render
+from svidproof.platforms.kubernetes.client.api import Node
+from svidproof.platforms.kubernetes.platform import KubernetesPlatform
+from svidproof.platforms.kubernetes.pods import placement
+from svidproof.platforms.kubernetes.pods.placement import Ground, Places
+from svidproof.platforms.protocol import WRITABLE, Program
+from svidproof.probes.workload_api.x509 import Answer, X509Svid
+from svidproof.testbed import extra_workload
+from svidproof.testbed.extra_workload import Guest
 from svidproof.waiting import NotYet
-from svidproof.workload_api import Answer, X509Svid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,7 +72,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> PaperCluster:
     quiet = SimpleNamespace(
         expect=lambda _: None, follow_log=lambda *_: None, await_gone=lambda _: None
     )
-    monkeypatch.setattr(_places, "Pods", lambda *_: quiet)
+    monkeypatch.setattr(placement, "Pods", lambda *_: quiet)
     return PaperCluster()
 
 
@@ -275,8 +275,8 @@ def test_guest_is_served_or_refused_or_neither(
     agent = cast("Any", SimpleNamespace(socket="/agent.sock", assert_alive=lambda: None))
     paper = cast("Any", SimpleNamespace(reach_socket=lambda *_: "unix:/nowhere"))
     guest = Guest("guest", agent, paper, lambda _name: None)
-    monkeypatch.setattr(guests, "fetch_x509", lambda *_, **__: answer)
-    monkeypatch.setattr(guests, "eventually", lambda condition, *_, **__: condition())
+    monkeypatch.setattr(extra_workload, "fetch_x509", lambda *_, **__: answer)
+    monkeypatch.setattr(extra_workload, "eventually", lambda condition, *_, **__: condition())
 
     for ask, holds in ((lambda: guest.await_svid(OWN), served), (guest.await_refusal, refused)):
         if holds:

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from svidproof import leftovers
-from svidproof.errors import PlatformError
-from svidproof.platforms import _made
-from svidproof.platforms import _tenancy as tenancies
-from svidproof.platforms._cluster import Cluster
-from svidproof.platforms._made import Made
-from svidproof.platforms._runs import RunDirectory, owner
-from svidproof.platforms._tenancy import SpireNamespace, TenantCluster
-from svidproof.platforms.base import SiteOptions
-from svidproof.tools import Progress
+from svidproof.model.errors import PlatformError
+from svidproof.platforms import created, leftovers
+from svidproof.platforms.created import Made
+from svidproof.platforms.kubernetes.client.api import Cluster
+from svidproof.platforms.kubernetes.tenant import tenancy as tenancies
+from svidproof.platforms.kubernetes.tenant.tenancy import SpireNamespace, TenantCluster
+from svidproof.platforms.protocol import SiteOptions
+from svidproof.platforms.run_directory import RunDirectory, owner
+from svidproof.supply.tools import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,7 +144,7 @@ def test_only_the_runs_own_is_removed(cluster: TenantCluster, server: Server, re
         cluster.delete_all_of("run1", ["mine", "mine"])
 
     assert server.deleted == [("api", "mine", "mine/api")]
-    assert _made.of("run1", cluster.where) == []
+    assert created.of("run1", cluster.where) == []
 
 
 def test_what_killed_runs_left_is_removed(cluster: TenantCluster, server: Server) -> None:
@@ -154,7 +153,7 @@ def test_what_killed_runs_left_is_removed(cluster: TenantCluster, server: Server
     for made_by in (run.id, "dead"):
         for where, namespace in ((cluster.where, "mine"), (cluster.where, "x"), ("y", "mine")):
             thing = Made(where, "v1/Pod", "api", f"uid of {made_by}", namespace)
-            _made.note(made_by, thing)
+            created.note(made_by, thing)
 
     cluster.clear_stale("mine")
 
@@ -167,9 +166,9 @@ def test_notes_of_another_machine_are_named_only(
 ) -> None:
     """A copy of a machine has the notes of a run that goes on elsewhere."""
     leftovers.take()
-    monkeypatch.setattr(_made, "machine", lambda: "the original")
-    _made.note("run1", Made(cluster.where, "v1/Pod", "api", "uid", "mine"))
-    monkeypatch.setattr(_made, "machine", lambda: "its copy")
+    monkeypatch.setattr(created, "machine", lambda: "the original")
+    created.note("run1", Made(cluster.where, "v1/Pod", "api", "uid", "mine"))
+    monkeypatch.setattr(created, "machine", lambda: "its copy")
 
     cluster.clear_stale("mine")
 

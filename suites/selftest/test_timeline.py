@@ -13,10 +13,11 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from svidproof.clock import Moment
-from svidproof.credentials import Authority, Credential, Template
-from svidproof.log_line import LogRecord
-from svidproof.watch.timeline import (
+from svidproof.model.clock import Moment
+from svidproof.model.logs.line import LogRecord
+from svidproof.probes.credentials import Authority, Credential, Template
+from svidproof.probes.workload_api.x509 import X509Svid
+from svidproof.testbed.watch.timeline import (
     Ended,
     Request,
     Source,
@@ -25,7 +26,6 @@ from svidproof.watch.timeline import (
     key_hash,
     spiffe_ids,
 )
-from svidproof.workload_api import X509Svid
 
 if TYPE_CHECKING:
     from cryptography import x509

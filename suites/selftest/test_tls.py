@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from OpenSSL import SSL
 
-from svidproof import tls
-from svidproof.credentials import Authority, Credential
-from svidproof.forge import Flaw, Forge
-from svidproof.tls import Alert, Exchange, Impostor, Version
+from svidproof.probes import tls
+from svidproof.probes.credentials import Authority, Credential
+from svidproof.probes.flaws import Flaw, Forge
+from svidproof.probes.tls import Alert, Exchange, Impostor, Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svidproof.tls import Address
+    from svidproof.probes.tls import Address
 
 OWN = "spiffe://example.org/api"
 MODERN = (Version.TLS1_2, Version.TLS1_3)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from svidproof import tools
-from svidproof.tools import pins
+from svidproof.supply import tools
+from svidproof.supply.tools import pins
 
 from .release_site import Site, serving
 

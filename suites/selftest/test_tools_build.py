@@ -14,9 +14,10 @@ from typing import IO
 
 import pytest
 
-from svidproof import tools
-from svidproof.tools import buildinfo, cache, pins, process, toolchain, wheel
-from svidproof.tools.making import Workshop
+from svidproof.supply import tools
+from svidproof.supply.tools import buildinfo, cache, pins, process
+from svidproof.supply.tools.sources import toolchain, wheel
+from svidproof.supply.tools.sources.making import Workshop
 
 SECONDS = 20
 PINS = """

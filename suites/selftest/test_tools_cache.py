@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from svidproof import doctor, images, standing, tools
-from svidproof.errors import PlatformError
-from svidproof.images import engine
-from svidproof.platforms._runs import RunDirectory
-from svidproof.platforms.base import SiteOptions
-from svidproof.tools import installation
-from svidproof.tools.cache import Cache
+from svidproof.cli import doctor
+from svidproof.cli.up import session
+from svidproof.model.errors import PlatformError
+from svidproof.platforms.protocol import SiteOptions
+from svidproof.platforms.run_directory import RunDirectory
+from svidproof.supply import images, tools
+from svidproof.supply.images import engine
+from svidproof.supply.tools import installation
+from svidproof.supply.tools.cache import Cache
 
 from .conftest import Command
 
@@ -161,7 +163,7 @@ def test_first_command_of_all_may_be_up(root: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        standing.up_detached([], "api")
+        session.up_detached([], "api")
 
     assert installation.read_id(root) is not None
     tools.prepare_cache()
@@ -513,7 +515,7 @@ class TestPlace:
         """The command ends with exit code 3 and one line; the doctor finds it beforehand."""
         cache = tmp_path / "mounted"
         cache.mkdir()
-        argv = [sys.executable, "-m", "svidproof.cli"]
+        argv = [sys.executable, "-m", "svidproof.cli.main"]
         script = (
             f'mount -t tmpfs -o mode=0700,{mount} none "$0" || exit 77\n'
             f'"$@" doctor; "$@" tools install envoy; echo "exit $?" >&2\n'

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from svidproof import tools
-from svidproof.capabilities import AT_NEED, Capability
-from svidproof.request import RunRequest
-from svidproof.scenario import scenario_names
-from svidproof.selection import Selection
-from svidproof.tools import Tool, inspection, pins
+from svidproof.model.capabilities import AT_NEED, Capability
+from svidproof.model.scenario import scenario_names
+from svidproof.run.request.options import RunRequest
+from svidproof.run.request.selection import Selection
+from svidproof.supply import tools
+from svidproof.supply.tools import Tool, inspection, pins
 
 ENVOY = "envoy  version: bad8280de85c25b147a90c1d9b8a8c67a13e7134/1.40.0/Clean/RELEASE/BoringSSL"
 

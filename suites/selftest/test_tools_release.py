@@ -11,9 +11,9 @@ from typing import NoReturn
 
 import pytest
 
-from svidproof import tools
-from svidproof.tools import pins
-from svidproof.tools.cache import Cache
+from svidproof.supply import tools
+from svidproof.supply.tools import pins
+from svidproof.supply.tools.cache import Cache
 
 from .release_site import Site, serving
 

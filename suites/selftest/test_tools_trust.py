@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from svidproof.tools import download
-from svidproof.tools.errors import SourceUnavailableError
+from svidproof.supply.tools import download
+from svidproof.supply.tools.errors import SourceUnavailableError
 
 from .release_site import make_authority
 

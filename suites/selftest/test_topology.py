@@ -7,17 +7,17 @@ from typing import Any, cast
 
 import pytest
 
-from svidproof import tools
-from svidproof.capabilities import Capability
-from svidproof.datafile import DataError, DataFile
-from svidproof.domains import needed_by
-from svidproof.errors import PlatformError
-from svidproof.platforms.base import SiteOptions
-from svidproof.request import RunRequest
-from svidproof.scenario import Scenario, load_scenario, read_scenario, scenario_names
-from svidproof.selection import Selection
-from svidproof.testbed import Testbed
-from svidproof.topology import upstream_first
+from svidproof.model.capabilities import Capability
+from svidproof.model.datafile import DataError, DataFile
+from svidproof.model.errors import PlatformError
+from svidproof.model.scenario import Scenario, load_scenario, read_scenario, scenario_names
+from svidproof.model.scenario.topology import upstream_first
+from svidproof.platforms.protocol import SiteOptions
+from svidproof.run.request.options import RunRequest
+from svidproof.run.request.selection import Selection
+from svidproof.supply import tools
+from svidproof.testbed.domains import needed_by
+from svidproof.testbed.testbed import Testbed
 
 HEAD = """
 name = "x"

@@ -16,14 +16,14 @@ import pytest
 
 from svidproof.components.envoy import Envoy
 from svidproof.components.unix_http import UnixHttp
-from svidproof.platforms._acceptor import listen
-from svidproof.scenario import load_scenario
+from svidproof.model.scenario import load_scenario
+from svidproof.platforms.kubernetes.network.listener import listen
 from svidproof.waiting import NotYet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from svidproof.platforms.base import Platform
+    from svidproof.platforms.protocol import Platform
 
 
 class Handler(BaseHTTPRequestHandler):

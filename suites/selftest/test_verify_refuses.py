@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from svidproof.catalogue import Catalogue, parse
-from svidproof.outcome import Result
+from svidproof.model.catalogue import Catalogue, parse
+from svidproof.model.verdict import Result
 from svidproof.report import build, read
-from svidproof.report.expectation import (
+from svidproof.report.gate.expectation import (
     Expectation,
     parse_all,
     parse_expectation,
@@ -20,8 +20,8 @@ from svidproof.report.expectation import (
     parse_matrix,
     unmet,
 )
+from svidproof.report.gate.verify import Policy, parse_age, refusals
 from svidproof.report.model import Component, Evidence
-from svidproof.report.verify import Policy, parse_age, refusals
 
 from .conftest import CATALOGUE
 

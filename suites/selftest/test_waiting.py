@@ -8,9 +8,8 @@ from itertools import count
 
 import pytest
 
-from svidproof import budgets
-from svidproof.budgets import Budget
-from svidproof.waiting import REAL_CLOCK, NotYet, Overdue, consistently, eventually
+from svidproof.waiting import REAL_CLOCK, NotYet, Overdue, budgets, consistently, eventually
+from svidproof.waiting.budgets import Budget
 
 TEA = Budget("tea", 2.0, 0.5)
 

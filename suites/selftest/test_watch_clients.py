@@ -6,8 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any, cast
 
 from svidproof import Budget, NotYet, eventually
-from svidproof.tls import Exchange
-from svidproof.watch.recorder import Watch
+from svidproof.probes.tls import Exchange
+from svidproof.testbed.watch.recorder import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 import pytest
 
-from svidproof import Budget, NotYet, eventually, tls, workload_api
-from svidproof.clock import Moment
+from svidproof import Budget, NotYet, eventually
 from svidproof.components.envoy import BUNDLE, Certs, Secret
-from svidproof.credentials import Authority, Template
-from svidproof.faults import Malformed, Unreadable, Unseen
-from svidproof.log_line import parse_line
-from svidproof.mishaps import Mishaps
-from svidproof.outcome import Result
-from svidproof.renewal_rule import LAG
-from svidproof.scenario import load_scenario
-from svidproof.tls import Exchange
-from svidproof.watch.attention import LOGS, OWN_LAG, REQUESTS, Attention
-from svidproof.watch.recorder import Watch
-from svidproof.watch.timeline import Source, Timeline
-from svidproof.workload_api import Answer, X509Svid
+from svidproof.model.clock import Moment
+from svidproof.model.errors.attribution import Malformed, Unreadable, Unseen
+from svidproof.model.errors.internal import Mishaps
+from svidproof.model.logs.line import parse_line
+from svidproof.model.renewal_rule import LAG
+from svidproof.model.scenario import load_scenario
+from svidproof.model.verdict import Result
+from svidproof.probes import tls
+from svidproof.probes.credentials import Authority, Template
+from svidproof.probes.tls import Exchange
+from svidproof.probes.workload_api import x509
+from svidproof.probes.workload_api.x509 import Answer, X509Svid
+from svidproof.testbed.watch.attention import LOGS, OWN_LAG, REQUESTS, Attention
+from svidproof.testbed.watch.recorder import Watch
+from svidproof.testbed.watch.timeline import Source, Timeline
 
 from .claims import failures, results
 from .synthetic import AGENT, INVALID, VALID, World, mint, moment
@@ -106,8 +108,8 @@ class Ground:
         self.line = Broken(parse_line)
         Streams.opened = []
         monkeypatch.setattr(tls, "get", self.wire)
-        monkeypatch.setattr(workload_api, "X509Stream", Streams)
-        monkeypatch.setattr("svidproof.watch.logs.parse_line", self.line)
+        monkeypatch.setattr(x509, "X509Stream", Streams)
+        monkeypatch.setattr("svidproof.testbed.watch.logs.parse_line", self.line)
         envoy = SimpleNamespace(
             workload_api=lambda: "unix:nowhere", certs=self.admin, secrets=lambda: secrets
         )

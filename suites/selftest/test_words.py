@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from svidproof.catalogue import read
-from svidproof.cli import cli
-from svidproof.manifests import data_root
+from svidproof.cli.main import cli
+from svidproof.model.catalogue import read
+from svidproof.model.manifests import data_root
 
 # What docs/glossary.md has other words for, or what no engineer would write today.
 DIALECT = re.compile(

@@ -13,9 +13,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from svidproof import certificates
-from svidproof.credentials import Authority, Credential, Template
-from svidproof.workload_api import (
+from svidproof.probes import x509 as certificates
+from svidproof.probes.credentials import Authority, Credential, Template
+from svidproof.probes.workload_api.x509 import (
     METHODS,
     Answer,
     X509Stream,

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from svidproof.catalogue import Catalogue
-from svidproof.outcome import Result
+from svidproof.model.catalogue import Catalogue
+from svidproof.model.verdict import Result
 from svidproof.report import build, publish
 from svidproof.report.model import Check, Evidence
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from svidproof import catalogue as catalogues
-from svidproof import child
-from svidproof.outcome import Result
+from svidproof.model import catalogue as catalogues
+from svidproof.model.verdict import Result
 from svidproof.report.model import Check, Component, Evidence, Run
+from svidproof.run.process import pytest_process
 
-REAL = catalogues.read(child.suites() / "catalogue.toml")
+REAL = catalogues.read(pytest_process.suites() / "catalogue.toml")
 VERSIONS = {"spire-server": "1.15.3", "spire-agent": "1.15.3", "envoy": "1.40.0"}
 Checks = Mapping[str, Mapping[str, str]]
 

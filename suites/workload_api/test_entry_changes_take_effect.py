@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 from cryptography.x509 import DNSName, SubjectAlternativeName
 
-from svidproof import Capability, Testbed, budgets, eventually, needs, only, requirement, spiffe_ids
-from svidproof.certificates import extensions_of
-from svidproof.checks import NO_IDENTITY_LOGGED, assert_none_of_ours, assert_own
-from svidproof.credentials import signer_in
-from svidproof.scenario import PROBER
-from svidproof.sds import fetch_secrets
-from svidproof.workload_api import Answer, X509Stream, X509Svid, fetch_x509, last_of
+from svidproof import Capability, Testbed, eventually, needs, only, requirement, spiffe_ids
+from svidproof.checks.assertions import NO_IDENTITY_LOGGED, assert_none_of_ours, assert_own
+from svidproof.model.scenario import PROBER
+from svidproof.probes.credentials import signer_in
+from svidproof.probes.sds import fetch_secrets
+from svidproof.probes.workload_api.x509 import Answer, X509Stream, X509Svid, fetch_x509, last_of
+from svidproof.probes.x509 import extensions_of
+from svidproof.waiting import budgets
 
 FOREIGN = {"type": "unix", "value": "gid:4294967294"}
 DNS_NAME = "named.example.org"

@@ -19,10 +19,10 @@ from svidproof import (
     needs,
     requirement,
 )
-from svidproof.budgets import Budget
-from svidproof.credentials import Authority
-from svidproof.forge import Forge
-from svidproof.renewal_rule import LAG
+from svidproof.model.renewal_rule import LAG
+from svidproof.probes.credentials import Authority
+from svidproof.probes.flaws import Forge
+from svidproof.waiting.budgets import Budget
 
 pytestmark = [requirement("SDS-2"), needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT)]
 # Seconds for which the server may answer from its cache: SPIRE pkg/server/cache/dscache.

@@ -11,20 +11,23 @@ from svidproof import (
     Saw,
     Source,
     Testbed,
-    budgets,
     eventually,
     needs,
     requirement,
     spiffe_ids,
-    workload_jwt,
 )
-from svidproof.checks import NO_IDENTITY_LOGGED, assert_none_of_ours, assert_own, each_workload
-from svidproof.components.foreign import Foreign
-from svidproof.renewal_rule import LAG
-from svidproof.scenario import PROBER
-from svidproof.watch.observation import WANTED
-from svidproof.workload import Workload
-from svidproof.workload_api import (
+from svidproof.checks.assertions import (
+    NO_IDENTITY_LOGGED,
+    assert_none_of_ours,
+    assert_own,
+    each_workload,
+)
+from svidproof.checks.windows.rotation import WANTED
+from svidproof.components.spire.foreign import Foreign
+from svidproof.model.renewal_rule import LAG
+from svidproof.model.scenario import PROBER
+from svidproof.probes.workload_api import jwt
+from svidproof.probes.workload_api.x509 import (
     ALL_METHODS,
     HEADER,
     METHODS,
@@ -35,6 +38,8 @@ from svidproof.workload_api import (
     fetch_x509,
     last_of,
 )
+from svidproof.testbed.workload import Workload
+from svidproof.waiting import budgets
 
 IMMEDIATE = 2.0  # seconds for an answer from the agent's cache
 AUDIENCE = "bank.example"
@@ -202,7 +207,7 @@ def _assert_served(workload: Workload, foreign: Foreign) -> None:
 
 def _token(target: str) -> str:
     """A JWT-SVID of the process, which ValidateJWTSVID accepts."""
-    answer = workload_jwt.fetch(target, [AUDIENCE])
+    answer = jwt.fetch(target, [AUDIENCE])
     assert answer.svids, f"expected a JWT-SVID, got {answer}"
     return answer.svids[0][1]
 

@@ -5,7 +5,7 @@ import pytest
 
 from svidproof import Testbed, requirement
 from svidproof.components.envoy import BUNDLE
-from svidproof.sds import fetch_secrets
+from svidproof.probes.sds import fetch_secrets
 
 # SPIRE's default names, in addition to BUNDLE: doc/spire_agent.md.
 DEFAULT_SVID, ALL_BUNDLES = "default", "ALL"
