@@ -1,7 +1,8 @@
 # Everything from a Python >= 3.11 with venv, as an ordinary user. `make` alone prints this list.
 #
 #   make conformance   run the core profile on this machine; the report goes to reports/<run-id>/
-#   make test          lint, workflows, types, selftests, then all profiles on this machine; CI runs it on a bare Debian
+#   make check         lint, types and unit tests
+#   make test          lint, workflows, types, unit tests, all sabotages, then all profiles on this machine
 #   make bench         measure the suite itself, into reports/bench.json
 #   make wheel         build the wheel and use it from a clean environment
 #   make clean         remove what make, tox and the checkers made here; reports and tools stay
@@ -19,19 +20,22 @@ SAY := @printf '==> %s\n'
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .DELETE_ON_ERROR:
-.PHONY: help conformance test bench wheel clean
+.PHONY: help conformance check test bench wheel clean
 
 help:
-	@sed -n '2,11s/^# \{0,1\}//p' Makefile
+	@sed -n '2,12s/^# \{0,1\}//p' Makefile
 
 conformance: $(VENV)/.svidproof
 	$(SAY) 'svidproof run'
 	@$(VENV)/bin/svidproof run $(ARGS)
 
+check: $(VENV)/.tox
+	@$(VENV)/bin/tox run-parallel --parallel-no-spinner -e lint,types,unit
+
 test: $(VENV)/.tox
-	$(SAY) 'lint, workflows, types, selftests, profiles (tox makes an environment for each)'
+	$(SAY) 'lint, workflows, types, unit tests, sabotages, profiles (tox makes an environment for each)'
 	@rm -f .tox/skipped; code=0; \
-	$(VENV)/bin/tox run -e lint,workflows,types,selftest,local || code=$$?; \
+	$(VENV)/bin/tox run -e lint,workflows,types,unit,selftest,local || code=$$?; \
 	[ ! -s .tox/skipped ] || cat .tox/skipped; exit $$code
 
 bench wheel: $(VENV)/.tox

@@ -32,7 +32,7 @@ def main(dist: Path) -> int:
         package = Path(where.strip()).parent
         if not (package / "py.typed").is_file():
             raise SystemExit("the wheel does not say that it is typed: py.typed is missing")
-        if (package / "_data" / "suites" / "selftest").exists():
+        if (package.parent / "tests").exists() or (package / "tests").exists():
             raise SystemExit("the wheel holds the suite's own tests")
         which = [str(bin_ / "python"), "-c", _WHICH]
         theirs = subprocess.check_output(which, cwd=elsewhere, text=True)
