@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from svidproof.platforms._runs import RunDirectory, clear_stale_runs, installati
 from svidproof.platforms.base import PlatformError, Program, SiteOptions
 from svidproof.platforms.local import LocalPlatform, LocalSite
 from svidproof.tools import Progress, Tool, prepare_cache
-from svidproof.waiting import eventually
+from svidproof.waiting import consistently, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -207,6 +208,20 @@ def test_stop_kills_what_does_not_listen(
     platform.stop("one")
 
     assert platform.exit_status("one") == -signal.SIGKILL
+
+
+def test_program_outlives_the_thread_that_started_it(platform: LocalPlatform) -> None:
+    """Testbeds are booted by threads that end; what dies with its parent must not die with them."""
+    thread = threading.Thread(target=start, args=(platform, "one", WAITS))
+    thread.start()
+    thread.join()
+
+    consistently(lambda: _assert_runs(platform, "one"), Budget("it runs", 0.2, 0.02))
+
+
+def _assert_runs(platform: LocalPlatform, name: str) -> None:
+    status = platform.exit_status(name)
+    assert status is None, f"{name} ended with status {status}"
 
 
 def test_kill_takes_the_children_along(platform: LocalPlatform) -> None:

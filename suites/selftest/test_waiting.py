@@ -10,7 +10,16 @@ import pytest
 
 from svidproof import budgets
 from svidproof.budgets import Budget
-from svidproof.waiting import REAL_CLOCK, NotYet, Overdue, consistently, eventually
+from svidproof.waiting import (
+    REAL_CLOCK,
+    NotYet,
+    Overdue,
+    Stopped,
+    consistently,
+    eventually,
+    stop_on,
+    to_the_end,
+)
 
 TEA = Budget("tea", 2.0, 0.5)
 
@@ -210,3 +219,27 @@ def test_every_budget_is_named_and_can_be_kept() -> None:
     assert all(budget.seconds >= 10 * budget.interval > 0 for budget in known)
     with pytest.raises(dataclasses.FrozenInstanceError):
         known[0].seconds = 99  # type: ignore[misc]
+
+
+def test_waits_of_a_thread_stop_with_the_run() -> None:
+    """All of that thread, but those of the clean-up; no others."""
+    end, found = threading.Event(), list[object]()
+
+    def wait() -> None:
+        stop_on(end)
+        end.set()
+        for waits in (eventually, consistently):
+            with pytest.raises(Stopped):
+                waits(lambda: None, TEA)
+        with to_the_end():
+            found.append(eventually(lambda: "clean", TEA))
+        with pytest.raises(Stopped):
+            eventually(lambda: None, TEA)
+        found.append("stopped")
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join()
+
+    assert found == ["clean", "stopped"]
+    assert eventually(lambda: "goes on", TEA) == "goes on"

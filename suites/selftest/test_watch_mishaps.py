@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -490,3 +491,27 @@ def test_lines_of_mishaps_are_single_lines() -> None:
 
     [line] = mishaps.lines
     assert line.startswith("the suite itself failed at somewhere: ValueError: two lines; see ")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_crash_of_a_watch_concerns_the_checks_of_its_scenario() -> None:
+    """Those whose evidence was gathered then, and else the next one; nobody else's."""
+    mishaps = Mishaps()
+    with mishaps.catching():
+        before = Moment.now().at
+        for scenario in ("api", None):
+            thread = threading.Thread(target=lambda: 1 / 0, name=f"of {scenario}")
+            if scenario:
+                mishaps.owned(thread, scenario)
+            thread.start()
+            thread.join()
+        after = Moment.now().at
+
+    def told(spans: list[tuple[float, float]], scenario: str) -> list[str]:
+        return [line.split("'")[-2] for line in mishaps.crashes(spans, {scenario})]
+
+    assert told([], "greeter") == ["of None"]
+    assert told([(after, after)], "api") == ["of api"]
+    assert told([(after, after)], "api") == []
+    assert told([(before, after)], "greeter") == ["of None"]
+    assert told([(after, after), (before, after)], "api") == ["of api", "of None"]
