@@ -11,12 +11,13 @@ from cryptography import x509
 
 from svidproof import budgets, tools, workload_api
 from svidproof.credentials import leads_to
-from svidproof.platforms.base import SiteOptions
+from svidproof.platforms.base import Capability, SiteOptions
 from svidproof.platforms.local import LocalSite
 from svidproof.scenario import load_scenario
 from svidproof.selection import Selection, Wish
 from svidproof.testbed import Testbed
 from svidproof.tools import Progress
+from svidproof.topology import SELF_SIGNED
 from svidproof.waiting import NotYet, eventually
 
 if TYPE_CHECKING:
@@ -196,3 +197,21 @@ def test_component_runs_in_the_version_of_its_place() -> None:
             svid = svid_of(home_domain, "probe")
 
     assert svid.flaws() == ()
+
+
+def test_self_signed_server_is_its_own_root() -> None:
+    """Its agents bootstrap with its bundle, and the testbed does not claim to own the root."""
+    scenario = load_scenario("topologies/nested")
+    [home, _] = scenario.topology
+    domain = replace(home, upstream=SELF_SIGNED, datastore="sqlite-memory")
+
+    with booted(replace(scenario, domains=(domain,))) as testbed:
+        home_domain = testbed.domain()
+        with home_domain.registered("probe", testbed.prober.selectors):
+            svid = svid_of(home_domain, "probe")
+        bundle = home_domain.spire.bundle()
+        capabilities = testbed.capabilities
+
+    assert leads_to(svid.chain, bundle)
+    assert testbed.root.certificate not in bundle
+    assert Capability.OWN_TRUST_ROOT not in capabilities
