@@ -2,9 +2,8 @@
 
 import pytest
 
-from svidproof import Progress, Testbed, experiment, gives_testbed
-from svidproof.checks.windows.rotation import Observation, observe
-from svidproof.run.testbeds import Testbeds
+from svidproof import Progress, Testbed, Testbeds, experiment, gives_testbed
+from svidproof.checks import Observation, observe_rotations
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +40,7 @@ def manifest(testbeds: Testbeds) -> Testbed:
 @experiment("api", seconds=30)
 def rotations(testbed: Testbed, progress: Progress) -> Observation:
     """What was seen until every workload had rotated often enough."""
-    return observe(testbed, progress)
+    return observe_rotations(testbed, progress)
 
 
 @pytest.fixture(scope="session")

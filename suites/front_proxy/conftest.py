@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from svidproof import Capability, Progress, Testbed, experiment
-from svidproof.checks.assertions import assert_echoed, assert_forbidden
-from svidproof.checks.windows.deletion import Ending, observe_ending
+from svidproof.checks import Ending, assert_echoed, assert_forbidden, observe_ending
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from svidproof import Capability, Saw, Testbed, needs, requirement
-from svidproof.checks.assertions import (
+from svidproof.checks import (
     assert_counted,
     assert_decided,
     assert_echoed,
@@ -15,9 +15,9 @@ from svidproof.checks.assertions import (
     assert_not_answered,
     assert_refused,
     assert_unseen,
+    refusals,
 )
-from svidproof.checks.refusals import CONNECTION, SAN, UNKNOWN
-from svidproof.probes.xfcc import CLIENT_CERTIFICATE
+from svidproof.probes import CLIENT_CERTIFICATE
 
 pytestmark = needs(Capability.OUTSIDE)
 ALLOWED, DENIED = "allowed", "denied"
@@ -120,8 +120,8 @@ def test_client_cannot_bypass_the_proxy(front_proxy: Testbed, name: str, saw: Sa
 
     exchange = front_proxy.prober.get(backend, credential=credential)
 
-    assert_refused(exchange, {UNKNOWN}, at=backend, since=before, counter=SAN)
-    saw(f"{exchange}; {SAN} +1; the app saw no request")
+    assert_refused(exchange, {refusals.UNKNOWN}, at=backend, since=before, counter=refusals.SAN)
+    saw(f"{exchange}; {refusals.SAN} +1; the app saw no request")
 
 
 @requirement("PROXY-7")
@@ -134,9 +134,9 @@ def test_backend_answers_no_plaintext(front_proxy: Testbed, saw: Saw) -> None:
     exchange = front_proxy.prober.get_plain(backend)
 
     assert_not_answered(exchange)
-    assert_counted(backend, before, {f"listener.inbound.ssl.{CONNECTION}": 1})
+    assert_counted(backend, before, {f"listener.inbound.ssl.{refusals.CONNECTION}": 1})
     assert_unseen(backend, before)
-    saw(f"{exchange}; {CONNECTION} +1; the app saw no request")
+    saw(f"{exchange}; {refusals.CONNECTION} +1; the app saw no request")
 
 
 def _hash(certificate: x509.Certificate) -> str:

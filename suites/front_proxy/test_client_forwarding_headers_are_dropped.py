@@ -5,9 +5,9 @@ import uuid
 import pytest
 from cryptography.hazmat.primitives import hashes
 
-from svidproof import Capability, Credential, Saw, Testbed, needs, requirement
-from svidproof.checks.assertions import assert_counted, assert_echoed, assert_unseen
-from svidproof.probes.xfcc import CLIENT_CERTIFICATE, Element
+from svidproof import Capability, Saw, Testbed, needs, requirement
+from svidproof.checks import assert_counted, assert_echoed, assert_unseen
+from svidproof.probes import CLIENT_CERTIFICATE, Credential, Element
 
 pytestmark = [requirement("PROXY-5"), needs(Capability.OUTSIDE), pytest.mark.usefixtures("quiet")]
 Headers = tuple[tuple[str, str], ...]

@@ -8,13 +8,22 @@ import http
 
 import pytest
 
-from svidproof import Capability, Measure, Saw, needs, requirement
-from svidproof.checks.refusals import UNKNOWN
-from svidproof.checks.windows.deletion import BUSY, BYSTANDER, HOLDER, IDLE, SOME, Ending
-from svidproof.components.envoy import CONNECTION_END_S, CONNECTION_S
-from svidproof.model.renewal_rule import LAG
-from svidproof.testbed.watch.timeline import Request, Sighting, Source, key_hash
-from svidproof.waiting import budgets
+from svidproof import (
+    CONNECTION_END_S,
+    CONNECTION_S,
+    LAG,
+    Capability,
+    Measure,
+    Request,
+    Saw,
+    Sighting,
+    Source,
+    budgets,
+    key_hash,
+    needs,
+    requirement,
+)
+from svidproof.checks import Ending, deletion, refusals
 
 pytestmark = needs(Capability.OUTSIDE)
 ENOUGH = 10  # requests before the certificate expires
@@ -42,12 +51,14 @@ def test_expired_certificate_is_rejected(ending: Ending, saw: Saw) -> None:
     """Every request after the certificate expires is rejected in the handshake with an alert."""
     requests = ending.after()
 
-    assert len(requests) >= SOME, f"only {len(requests)} requests afterwards; {ending.shortfall}"
+    assert len(requests) >= deletion.SOME, (
+        f"only {len(requests)} requests afterwards; {ending.shortfall}"
+    )
     served = [r for r in requests if r.status is not None]
     assert not served, (
         f"{len(served)} of {len(requests)} got HTTP {served[0].status} after its expiry"
     )
-    others = [r.note for r in requests if f"“{UNKNOWN.value}”" not in r.note]
+    others = [r.note for r in requests if f"“{refusals.UNKNOWN.value}”" not in r.note]
     assert not others, f"{len(others)} of {len(requests)} failed in another way: {others[0]}"
     saw(f"{len(requests)} requests rejected: {requests[0].note}")
 
@@ -64,7 +75,9 @@ def test_no_new_svid_is_delivered(ending: Ending, saw: Saw, measure: Measure) ->
     assert not again, f"an SVID was delivered again {len(again)} times"
     others = [asked.said for asked in later if DENIED not in asked.said]
     assert not others, f"expected {DENIED}, got: {others[0]}"
-    assert len(later) >= SOME, f"it requested an SVID only {len(later)} times; {ending.shortfall}"
+    assert len(later) >= deletion.SOME, (
+        f"it requested an SVID only {len(later)} times; {ending.shortfall}"
+    )
     first, last = (files.leaf for files in ending.files)
     assert (last.serial_number, key_hash(last)) == (first.serial_number, key_hash(first)), (
         f"its files hold {last.serial_number:x} now"
@@ -87,7 +100,7 @@ def test_no_new_svid_is_signed(ending: Ending) -> None:
 @requirement("PROXY-3")
 def test_other_clients_are_not_affected(ending: Ending, saw: Saw) -> None:
     """Every request of a client with another entry succeeds throughout."""
-    requests = ending.requests(BYSTANDER)
+    requests = ending.requests(deletion.BYSTANDER)
 
     rate = len(requests) / (ending.end.at - ending.deleted.at)
     assert rate >= RATE, f"only {rate:.1f} requests a second"
@@ -99,7 +112,7 @@ def test_other_clients_are_not_affected(ending: Ending, saw: Saw) -> None:
 def test_backend_received_the_successful_requests(ending: Ending) -> None:
     """The backend receives exactly the successful requests, with the client's SPIFFE ID."""
     own = ending.spiffe_id
-    answered = {r.tag for r in ending.requests(HOLDER) if r.status == OK}
+    answered = {r.tag for r in ending.requests(deletion.HOLDER) if r.status == OK}
 
     seen = {r.tag: r.client_id for r in ending.testbed.app_behind(PROXY).seen()}
 
@@ -108,12 +121,12 @@ def test_backend_received_the_successful_requests(ending: Ending) -> None:
     assert not missing, f"the backend did not receive {len(missing)} successful requests"
     ids = {seen[tag] for tag in answered}
     assert ids == {own}, f"the backend saw the clients {sorted(map(str, ids))}, not {own}"
-    rejected = ({r.tag for r in ending.requests(HOLDER)} - answered) & seen.keys()
+    rejected = ({r.tag for r in ending.requests(deletion.HOLDER)} - answered) & seen.keys()
     assert not rejected, f"the backend received {len(rejected)} rejected requests"
 
 
 @requirement("PROXY-9")
-@pytest.mark.parametrize(("name", "least"), [(BUSY, ENOUGH), (IDLE, 1)])
+@pytest.mark.parametrize(("name", "least"), [(deletion.BUSY, ENOUGH), (deletion.IDLE, 1)])
 def test_open_connection_is_closed(
     ending: Ending, name: str, least: int, saw: Saw, measure: Measure
 ) -> None:

@@ -5,11 +5,9 @@ import re
 import grpc
 import pytest
 
-from svidproof import Capability, Saw, Testbed, eventually, needs, requirement
-from svidproof.checks.assertions import assert_echoed
-from svidproof.model.clock import Moment
-from svidproof.probes.workload_api.x509 import fetch_x509
-from svidproof.waiting import budgets
+from svidproof import Capability, Moment, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof.checks import assert_echoed
+from svidproof.probes import fetch_x509
 
 pytestmark = [requirement("PROXY-8"), needs(Capability.OUTSIDE)]
 CLIENT = "outside/client"

@@ -5,13 +5,19 @@ import uuid
 import pytest
 from cryptography import x509
 
-from svidproof import Capability, Exchange, Measure, Saw, Testbed, Version, needs, requirement
-from svidproof.checks.assertions import assert_counted, assert_echoed
-from svidproof.checks.refusals import VERSIONS
-from svidproof.model.errors.attribution import only, reading
-from svidproof.probes.credentials import leads_to
-from svidproof.probes.x509 import extensions_of
-from svidproof.testbed.watch.timeline import spiffe_ids
+from svidproof import (
+    Capability,
+    Measure,
+    Saw,
+    Testbed,
+    needs,
+    only,
+    reading,
+    requirement,
+    spiffe_ids,
+)
+from svidproof.checks import assert_counted, assert_echoed, refusals
+from svidproof.probes import Exchange, Version, extensions_of, leads_to
 
 pytestmark = [requirement("PROXY-1"), needs(Capability.OUTSIDE)]
 DNS_NAME = "proxy.example.org"
@@ -33,7 +39,7 @@ def test_files_hold_a_complete_identity(front_proxy: Testbed, saw: Saw) -> None:
 
 
 @pytest.mark.usefixtures("quiet")
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 def test_client_with_files_is_accepted(
     front_proxy: Testbed, version: Version, saw: Saw, measure: Measure
 ) -> None:
@@ -52,7 +58,7 @@ def test_client_with_files_is_accepted(
     saw(f"{exchange.version}: {exchange}")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 def test_backend_gets_the_request_unchanged(
     front_proxy: Testbed, version: Version, saw: Saw
 ) -> None:

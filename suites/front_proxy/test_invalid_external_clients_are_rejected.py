@@ -2,14 +2,15 @@
 
 import pytest
 
-from svidproof import Capability, Saw, Testbed, Version, needs, requirement
-from svidproof.checks.assertions import (
+from svidproof import Capability, Saw, Testbed, needs, requirement
+from svidproof.checks import (
     assert_counted,
     assert_not_answered,
     assert_refused,
     assert_unseen,
+    refusals,
 )
-from svidproof.checks.refusals import CONNECTION, MISSING, NO_CERT, PARAMS, VERSIONS, Row
+from svidproof.probes import Version
 
 pytestmark = [
     needs(Capability.OUTSIDE),
@@ -18,7 +19,7 @@ pytestmark = [
 
 
 @requirement("PROXY-2")
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 def test_client_without_certificate_is_rejected(
     front_proxy: Testbed, version: Version, saw: Saw
 ) -> None:
@@ -28,8 +29,10 @@ def test_client_without_certificate_is_rejected(
 
     exchange = front_proxy.outside.get("proxy", credential=None, versions=(version, version))
 
-    assert_refused(exchange, {MISSING[version]}, at=proxy, since=before, counter=NO_CERT)
-    saw(f"{exchange}; {NO_CERT} +1; the backend saw no request")
+    assert_refused(
+        exchange, {refusals.MISSING[version]}, at=proxy, since=before, counter=refusals.NO_CERT
+    )
+    saw(f"{exchange}; {refusals.NO_CERT} +1; the backend saw no request")
 
 
 @requirement("PROXY-2")
@@ -41,16 +44,16 @@ def test_client_without_tls_is_rejected(front_proxy: Testbed, saw: Saw) -> None:
     exchange = front_proxy.outside.get_plain("proxy")
 
     assert_not_answered(exchange)
-    assert_counted(proxy, before, {f"listener.inbound.ssl.{CONNECTION}": 1})
+    assert_counted(proxy, before, {f"listener.inbound.ssl.{refusals.CONNECTION}": 1})
     assert_unseen(proxy, before)
-    saw(f"{exchange}; {CONNECTION} +1; the backend saw no request")
+    saw(f"{exchange}; {refusals.CONNECTION} +1; the backend saw no request")
 
 
 @requirement("PROXY-4")
-@pytest.mark.parametrize("row", PARAMS)
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("row", refusals.PARAMS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 def test_flawed_external_client_is_rejected(
-    front_proxy: Testbed, version: Version, row: Row, saw: Saw
+    front_proxy: Testbed, version: Version, row: refusals.Row, saw: Saw
 ) -> None:
     """A client with a flawed credential gets a fatal alert, and no request is forwarded."""
     proxy, (alert, counter) = front_proxy.workload("proxy"), row.spiffe

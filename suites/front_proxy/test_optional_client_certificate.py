@@ -2,14 +2,15 @@
 
 import pytest
 
-from svidproof import Capability, Flaw, Saw, Testbed, Version, needs, requirement
-from svidproof.checks.assertions import (
+from svidproof import Capability, Saw, Testbed, needs, requirement
+from svidproof.checks import (
     assert_echoed,
     assert_forbidden,
     assert_handshake,
     assert_refused,
+    refusals,
 )
-from svidproof.checks.refusals import ERROR, UNKNOWN, VERSIONS
+from svidproof.probes import Flaw, Version
 
 pytestmark = [
     requirement("PROXY-10"),
@@ -20,7 +21,7 @@ LISTENER = "tls-only"
 UNTRUSTED = [Flaw.SELF_SIGNED, Flaw.OTHER_CA, Flaw.OTHER_TRUST_DOMAIN]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 def test_client_without_certificate_is_accepted(front_proxy: Testbed, version: Version) -> None:
     """A client without a certificate completes the handshake and gets the backend's 403."""
     exchange = front_proxy.outside.get(
@@ -31,7 +32,7 @@ def test_client_without_certificate_is_accepted(front_proxy: Testbed, version: V
     assert_forbidden(exchange)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 def test_client_with_certificate_is_accepted(
     front_proxy: Testbed, version: Version, saw: Saw
 ) -> None:
@@ -47,7 +48,7 @@ def test_client_with_certificate_is_accepted(
     saw(str(exchange))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 @pytest.mark.parametrize("flaw", UNTRUSTED, ids=lambda flaw: flaw.value)
 def test_client_with_untrusted_certificate_is_rejected(
     front_proxy: Testbed, flaw: Flaw, version: Version, saw: Saw
@@ -63,8 +64,15 @@ def test_client_with_untrusted_certificate_is_rejected(
         versions=(version, version),
     )
 
-    assert_refused(exchange, {UNKNOWN}, at=proxy, since=before, counter=ERROR, listener=LISTENER)
-    saw(f"{exchange}; {ERROR} +1; the backend saw no request")
+    assert_refused(
+        exchange,
+        {refusals.UNKNOWN},
+        at=proxy,
+        since=before,
+        counter=refusals.ERROR,
+        listener=LISTENER,
+    )
+    saw(f"{exchange}; {refusals.ERROR} +1; the backend saw no request")
 
 
 def _port(front_proxy: Testbed) -> int:

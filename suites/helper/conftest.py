@@ -1,16 +1,17 @@
 """What happens to programs that spiffe-helper runs: each once, and asked of many times."""
 
 from svidproof import Capability, Progress, Testbed, experiment
-from svidproof.checks.windows.recovery import (
+from svidproof.checks import (
     Recovery,
+    Renewals,
     Retirement,
     Succession,
+    observe_renewals,
     recover,
     retire,
     succeed,
 )
-from svidproof.checks.windows.renewals import Renewals, observe_renewals
-from svidproof.probes.credentials import Authority
+from svidproof.probes import Authority
 
 SERVER, CLIENT = "manifest-server", "manifest-client"
 BOTH = (SERVER, CLIENT)

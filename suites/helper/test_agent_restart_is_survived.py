@@ -5,7 +5,7 @@ import http
 import pytest
 
 from svidproof import Capability, Measure, needs, requirement
-from svidproof.checks.windows.recovery import Recovery
+from svidproof.checks import Recovery
 
 pytestmark = [
     requirement("HELPER-8"),

@@ -8,9 +8,8 @@ import http
 import pytest
 from cryptography import x509
 
-from svidproof import Capability, Measure, needs, requirement
-from svidproof.checks.windows.recovery import Retirement, Succession, is_below
-from svidproof.testbed.watch.timeline import Sighting, Source
+from svidproof import Capability, Measure, Sighting, Source, needs, requirement
+from svidproof.checks import Retirement, Succession, is_below
 
 pytestmark = [
     requirement("HELPER-4"),

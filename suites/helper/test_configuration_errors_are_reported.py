@@ -2,9 +2,7 @@
 
 import pytest
 
-from svidproof import Saw, Testbed, requirement, runs_last
-from svidproof.components.spiffe_helper import Ended
-from svidproof.model.errors import PlatformError
+from svidproof import Ended, PlatformError, Saw, Testbed, requirement, runs_last
 
 pytestmark = [requirement("HELPER-9"), runs_last()]
 ONCE = "daemon_mode = false\n"

@@ -6,10 +6,8 @@ else must restart spiffe-helper itself, and end its orphaned program first.
 
 import http
 
-from svidproof import Capability, Measure, needs, requirement
-from svidproof.checks.windows.recovery import Recovery, sha256
-from svidproof.components.spiffe_helper import BEGUN
-from svidproof.testbed.watch.timeline import Source
+from svidproof import Capability, Measure, Source, needs, requirement, spiffe_helper
+from svidproof.checks import Recovery, sighting_sha256
 
 SERVER, CLIENT = "manifest-server", "manifest-client"
 START = 4.0  # seconds that a program may take to start on a busy machine
@@ -31,7 +29,7 @@ def test_program_runs_again_by_the_next_renewal(crashes: Recovery, measure: Meas
     back = crashes.back[CLIENT].at
     before = [s for s in files if s.first.at < first.first.at][-1:]
     since = [s for s in files if first.first.at <= s.first.at and s.first.at - s.delay <= back]
-    held = [sha256(sighting) for sighting in (*before, *since)]
+    held = [sighting_sha256(sighting) for sighting in (*before, *since)]
     assert loaded in held, f"it loaded none of the {len(held)} SVIDs in its files until then"
     _assert_new_process(crashes, CLIENT)
 
@@ -44,7 +42,7 @@ def test_program_is_started_once(crashes: Recovery) -> None:
 
     lines = [record.message for record in crashes.testbed.logs(component, crashes.gone)]
 
-    started = {begun[1] for line in lines if (begun := BEGUN.search(line))}
+    started = {begun[1] for line in lines if (begun := spiffe_helper.BEGUN.search(line))}
     assert started == {pid}, f"process {pid} replaces it, and {len(started)} were started"
 
 

@@ -6,12 +6,16 @@ import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from svidproof import Testbed, eventually, requirement
-from svidproof.checks.windows.renewals import Renewals
-from svidproof.components.spiffe_helper import BUNDLE, CERTIFICATE, CERTIFICATE_MODE, KEY, KEY_MODE
-from svidproof.testbed.watch.files import LOOK_INTERVAL
-from svidproof.testbed.watch.timeline import Source
-from svidproof.waiting import budgets
+from svidproof import (
+    LOOK_INTERVAL,
+    Source,
+    Testbed,
+    budgets,
+    eventually,
+    requirement,
+    spiffe_helper,
+)
+from svidproof.checks import Renewals
 
 pytestmark = requirement("HELPER-3")
 ENOUGH = 0.3  # of the samples: a busy machine delays some
@@ -69,9 +73,9 @@ def test_files_are_readable_as_configured(renewals: Renewals, name: str) -> None
     def as_configured() -> None:
         found = {n: tuple(held) for n, held in helped.state().files.items()}
         assert found == {
-            CERTIFICATE: (CERTIFICATE_MODE, "CERTIFICATE"),
-            KEY: (KEY_MODE, "PRIVATE KEY"),
-            BUNDLE: (CERTIFICATE_MODE, "CERTIFICATE"),
+            spiffe_helper.CERTIFICATE: (spiffe_helper.CERTIFICATE_MODE, "CERTIFICATE"),
+            spiffe_helper.KEY: (spiffe_helper.KEY_MODE, "PRIVATE KEY"),
+            spiffe_helper.BUNDLE: (spiffe_helper.CERTIFICATE_MODE, "CERTIFICATE"),
         }, f"{name} has {found}"
 
     # The next renewal may replace them at this moment.

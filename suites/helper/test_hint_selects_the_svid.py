@@ -6,10 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Saw, Testbed, eventually, requirement, runs_last
-from svidproof.components.spiffe_helper import Ended, Helped
-from svidproof.testbed.watch.timeline import spiffe_ids
-from svidproof.waiting import budgets
+from svidproof import (
+    Ended,
+    Helped,
+    Saw,
+    Testbed,
+    budgets,
+    eventually,
+    requirement,
+    runs_last,
+    spiffe_ids,
+)
 
 pytestmark = [requirement("HELPER-10"), runs_last()]
 OTHER = "manifest-other"

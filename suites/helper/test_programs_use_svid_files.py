@@ -5,12 +5,18 @@ import uuid
 
 import pytest
 
-from svidproof import Alert, Saw, Testbed, eventually, requirement
-from svidproof.checks.assertions import Accepted
-from svidproof.components.spiffe_helper import BEGUN, MOTTO, Helped
-from svidproof.probes.tls import get
-from svidproof.waiting import budgets
-from svidproof.workloads.files.manifest_server import MANIFEST
+from svidproof import (
+    MANIFEST,
+    Helped,
+    Saw,
+    Testbed,
+    budgets,
+    eventually,
+    requirement,
+    spiffe_helper,
+)
+from svidproof.checks import Accepted
+from svidproof.probes import Alert, tls
 
 pytestmark = requirement("HELPER-1")
 PROGRAMS = ["manifest-server", "manifest-client", "manifest-other"]
@@ -57,7 +63,9 @@ def test_program_is_started_as_configured(manifest: Testbed, name: str) -> None:
     """A program gets its quoted arguments and the environment of its spiffe-helper."""
     state = manifest.helped[name].state()
 
-    assert state.arguments == [MOTTO], f"{name} has the arguments {state.arguments}, not {[MOTTO]}"
+    assert state.arguments == [spiffe_helper.MOTTO], (
+        f"{name} has the arguments {state.arguments}, not {[spiffe_helper.MOTTO]}"
+    )
     # Every platform has a PATH, and no program of the suite sets one.
     assert "PATH" in state.environment, f"{name}'s environment is {state.environment}, without PATH"
 
@@ -71,7 +79,7 @@ def test_program_output_is_logged(manifest: Testbed, name: str) -> None:
     def logged() -> dict[str, list[str]]:
         streams: dict[str, list[str]] = {"stdout": [], "stderr": []}
         for record in manifest.logs(helped.component, manifest.watch.timeline.start):
-            if begun := BEGUN.search(record.message):
+            if begun := spiffe_helper.BEGUN.search(record.message):
                 streams[begun[2]].append(begun[1])
         missing = [stream for stream, pids in streams.items() if pid not in pids]
         assert not missing, f"the {' and '.join(missing)} of {name}'s program is not in its log"
@@ -89,7 +97,7 @@ def test_client_without_certificate_is_rejected(manifest: Testbed) -> None:
     with manifest.quiet():
         before = len(server.seen())
 
-        exchange = get(server.address, "/manifest")
+        exchange = tls.get(server.address, "/manifest")
 
         after = eventually(lambda: _seen(server, before), budgets.REFUSAL_SEEN)
     if exchange.status is not None:

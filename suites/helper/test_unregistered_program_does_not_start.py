@@ -6,12 +6,20 @@ import uuid
 
 import pytest
 
-from svidproof import Capability, NotYet, Saw, Testbed, eventually, needs, requirement
-from svidproof.model.clock import Moment
-from svidproof.model.errors.attribution import only
-from svidproof.probes.tls import get
-from svidproof.testbed.watch.timeline import spiffe_ids
-from svidproof.waiting import budgets
+from svidproof import (
+    Capability,
+    Moment,
+    NotYet,
+    Saw,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    only,
+    requirement,
+    spiffe_ids,
+)
+from svidproof.probes import tls
 
 pytestmark = requirement("HELPER-7")
 LATE, OTHER, SERVER, CLIENT = (f"manifest-{role}" for role in ("late", "other", "server", "client"))
@@ -98,7 +106,7 @@ def test_server_with_another_id_is_rejected(manifest: Testbed, saw: Saw) -> None
 def _assert_not_running(manifest: Testbed) -> None:
     """Assert that no program answers on its TLS port and on its control port."""
     late = manifest.helped[LATE]
-    exchange = get(late.own_address)
+    exchange = tls.get(late.own_address)
     assert not exchange.peer_chain, f"it presents {exchange.peer_chain[0].subject}: {exchange}"
     assert exchange.status is None, f"its port answers: {exchange}"
     try:

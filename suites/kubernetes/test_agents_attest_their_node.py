@@ -4,12 +4,20 @@ import json
 
 import pytest
 
-from svidproof import Capability, NotYet, Testbed, eventually, needs, requirement
-from svidproof.model.errors.attribution import reading
-from svidproof.model.logs.line import LogRecord
-from svidproof.model.scenario import as_uri, load_scenario
-from svidproof.testbed.watch.timeline import Source
-from svidproof.waiting import budgets
+from svidproof import (
+    Capability,
+    LogRecord,
+    NotYet,
+    Source,
+    Testbed,
+    as_uri,
+    budgets,
+    eventually,
+    load_scenario,
+    needs,
+    reading,
+    requirement,
+)
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 WORKLOADS = list(load_scenario("api").workloads)

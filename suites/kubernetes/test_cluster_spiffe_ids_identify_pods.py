@@ -7,24 +7,25 @@ from typing import Any
 import pytest
 
 from svidproof import (
+    GC_INTERVAL_S,
+    RECONCILED,
     Budget,
     Capability,
+    Guest,
     Measure,
+    Moment,
     NotYet,
     Overdue,
     Testbed,
+    as_uri,
+    budgets,
     consistently,
     eventually,
     needs,
+    only,
     requirement,
 )
-from svidproof.components.spire.controller_manager import GC_INTERVAL_S, RECONCILED
-from svidproof.model.clock import Moment
-from svidproof.model.errors.attribution import only
-from svidproof.model.scenario import as_uri
-from svidproof.probes.workload_api.x509 import X509Svid
-from svidproof.testbed.extra_workload import Guest
-from svidproof.waiting import budgets
+from svidproof.probes import X509Svid
 
 pytestmark = needs(
     Capability.K8S_PSAT,

@@ -7,12 +7,20 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from svidproof import Capability, NotYet, Saw, Testbed, eventually, needs, requirement
-from svidproof.components.spire.agent import SpireAgent
-from svidproof.components.spire.csi_driver import CsiDriver
-from svidproof.model.errors import PlatformError
-from svidproof.testbed.extra_workload import Guest
-from svidproof.waiting import budgets
+from svidproof import (
+    Capability,
+    CsiDriver,
+    Guest,
+    NotYet,
+    PlatformError,
+    Saw,
+    SpireAgent,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    requirement,
+)
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS, Capability.CSI)
 # A new pod asks before its entry has reached the agent.

@@ -7,18 +7,18 @@ import pytest
 from svidproof import (
     Budget,
     Capability,
+    LogRecord,
+    Moment,
     NotYet,
+    Period,
     Testbed,
+    budgets,
     consistently,
     eventually,
     needs,
     requirement,
     runs_last,
 )
-from svidproof.model.clock import Moment
-from svidproof.model.logs.line import LogRecord
-from svidproof.model.renewal_rule import Period
-from svidproof.waiting import budgets
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 LEAVER = "leaver"

@@ -6,11 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Capability, NotYet, Saw, Testbed, eventually, needs, requirement
-from svidproof.model.clock import Moment
-from svidproof.model.errors.attribution import reading
-from svidproof.testbed.extra_workload import Guest
-from svidproof.waiting import budgets
+from svidproof import (
+    Capability,
+    Guest,
+    Moment,
+    NotYet,
+    Saw,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    reading,
+    requirement,
+)
 
 pytestmark = needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS)
 TWIN = "twin"

@@ -12,18 +12,18 @@ import pytest
 from svidproof import (
     Budget,
     Capability,
+    LogRecord,
     NotYet,
+    SpireAgent,
     Testbed,
+    budgets,
     consistently,
     eventually,
+    key_hash,
     needs,
     requirement,
 )
-from svidproof.components.spire.agent import SpireAgent
-from svidproof.model.logs.line import LogRecord
-from svidproof.probes.workload_api.x509 import X509Svid
-from svidproof.testbed.watch.timeline import key_hash
-from svidproof.waiting import budgets
+from svidproof.probes import X509Svid
 
 pytestmark = [
     requirement("K8S-3"),

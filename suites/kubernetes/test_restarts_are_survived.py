@@ -13,18 +13,18 @@ import pytest
 from svidproof import (
     Capability,
     Measure,
+    Moment,
     NotYet,
     Overdue,
     Progress,
+    Source,
     Testbed,
+    budgets,
     eventually,
     needs,
     requirement,
     runs_last,
 )
-from svidproof.model.clock import Moment
-from svidproof.testbed.watch.timeline import Source
-from svidproof.waiting import budgets
 
 pytestmark = [
     needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from svidproof import Testbed
-from svidproof.checks.assertions import assert_let_in
+from svidproof.checks import assert_allowed
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def assert_both_allowed(two_frontends: Testbed) -> Callable[[], None]:
             frontend = two_frontends.workload(name)
             # The prober shows the alert of a failed handshake, which a sidecar does not.
             credential = frontend.svid()
-            assert_let_in(
+            assert_allowed(
                 two_frontends.prober.get(backend, "/balances/alice", credential=credential)
             )
-            assert_let_in(frontend.envoy.request("backend", "/balances/alice"))
+            assert_allowed(frontend.envoy.request("backend", "/balances/alice"))
 
     return control
 

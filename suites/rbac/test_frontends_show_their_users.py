@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from svidproof import Saw, Testbed, requirement
-from svidproof.checks.assertions import assert_counted, assert_shows_account
+from svidproof.checks import assert_counted, assert_shows_account
 
 USERS = [
     pytest.param("frontend", "alice", id="frontend"),

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from svidproof import Saw, Testbed, requirement
-from svidproof.checks.assertions import assert_forbidden
-from svidproof.components.envoy import POLICY_FILE, rbac
-from svidproof.model.scenario import as_uri
+from svidproof import POLICY_FILE, Saw, Testbed, as_uri, rbac, requirement
+from svidproof.checks import assert_forbidden
 
 OWNER, OTHERS = "backend", ("frontend", "frontend-2")
 

@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from svidproof import Exchange, Saw, Testbed, Version, requirement
-from svidproof.checks.assertions import (
+from svidproof import Saw, Testbed, rbac, requirement
+from svidproof.checks import (
+    account_page,
+    assert_allowed,
     assert_counted,
     assert_decided,
     assert_forbidden,
-    assert_let_in,
     assert_shows_account,
     assert_unseen,
+    refusals,
 )
-from svidproof.checks.pages import account_page
-from svidproof.checks.refusals import VERSIONS
-from svidproof.components.envoy import rbac
+from svidproof.probes import Exchange, Version
 
 FRONTEND, OTHER = "frontend", "frontend-2"
 PATH = "/balances/bob"
@@ -60,7 +60,7 @@ def test_other_frontend_gets_403_by_its_sidecar(two_frontends: Testbed, saw: Saw
 
 @requirement("RBAC-2")
 @pytest.mark.usefixtures("only_frontend_allowed")
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 def test_other_frontends_svid_gets_403(two_frontends: Testbed, version: Version, saw: Saw) -> None:
     """The other frontend's SVID completes the TLS handshake, and the request gets 403."""
     backend, credential = two_frontends.workload("backend"), two_frontends.workload(OTHER).svid()
@@ -125,7 +125,7 @@ def test_deny_policy_denies_only_its_principal(two_frontends: Testbed, saw: Saw)
         before, decided = backend.tally(), backend.decisions()
         answers = {name: _ask(two_frontends, name) for name in (FRONTEND, OTHER)}
 
-        assert_let_in(answers[FRONTEND])
+        assert_allowed(answers[FRONTEND])
         assert_forbidden(answers[OTHER])
         seen = [s.client_id for s in backend.app.seen(before.requests)]
         assert seen == [two_frontends.scenario.spiffe_id(FRONTEND)], f"the app saw {seen}"

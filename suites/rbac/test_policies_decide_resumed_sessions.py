@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from svidproof import Saw, Testbed, Version, requirement
-from svidproof.checks.assertions import assert_all_answered, assert_sessions
-from svidproof.checks.series import send_series
-from svidproof.components.envoy import rbac
-from svidproof.probes.tls.sessions import Client
+from svidproof import Saw, Testbed, rbac, requirement
+from svidproof.checks import assert_all_answered, assert_sessions, send_series
+from svidproof.probes import SessionClient, Version
 
 FRONTEND, OTHER = "frontend", "frontend-2"
 PATH = "/balances/alice"
@@ -74,7 +72,7 @@ def test_no_answer_is_wrong(
     rules = {"allow": rbac.allow(principal(first)), "deny": rbac.deny(principal(second))}
     backend, count = two_frontends.workload("backend"), tries // session.share
     svid = two_frontends.workload(name).svid()
-    client = Client(backend.door(session.listener), svid, session.version)
+    client = SessionClient(backend.door(session.listener), svid, session.version)
 
     with two_frontends.enforcing("backend", rules[rule]):
         series = send_series(client, PATH, count, at=backend, listener=session.listener)

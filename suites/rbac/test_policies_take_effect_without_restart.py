@@ -17,12 +17,19 @@ from typing import Any
 
 import pytest
 
-from svidproof import Exchange, Measure, NotYet, Saw, Testbed, eventually, requirement
-from svidproof.components.envoy import rbac
-from svidproof.model.clock import Moment
-from svidproof.probes.tls.sessions import Client
-from svidproof.testbed.watch.timeline import Request
-from svidproof.waiting import budgets
+from svidproof import (
+    Measure,
+    Moment,
+    NotYet,
+    Request,
+    Saw,
+    Testbed,
+    budgets,
+    eventually,
+    rbac,
+    requirement,
+)
+from svidproof.probes import Exchange, SessionClient
 
 FRONTEND, OTHER, KEPT = "frontend", "frontend-2", "frontend-2 on an open connection"
 PATH = "/balances/alice"
@@ -98,7 +105,7 @@ def changes(two_frontends: Testbed) -> Changes:
     tag, start, marks = uuid.uuid4().hex, Moment.now(), list[tuple[int, float, float]]()
     frontend.envoy.request("backend", PATH, tag=tag)
     before = Uptime.of(two_frontends, tag)
-    client = Client(backend.door("inbound"), other.svid())
+    client = SessionClient(backend.door("inbound"), other.svid())
     with client.connected() as connection:
         clients = {
             FRONTEND: lambda: frontend.envoy.request("backend", PATH),

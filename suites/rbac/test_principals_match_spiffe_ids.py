@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from svidproof import Capability, Exchange, Saw, Testbed, needs, requirement
-from svidproof.checks.assertions import assert_decided, assert_forbidden, assert_let_in
-from svidproof.components.envoy import rbac
+from svidproof import Capability, Saw, Testbed, needs, rbac, requirement
+from svidproof.checks import assert_allowed, assert_decided, assert_forbidden
+from svidproof.probes import Exchange
 
 LISTENER = "anyone"
 PATH = "/balances/alice"
@@ -62,7 +62,7 @@ def _all_allowed_without_policy(two_frontends: Testbed) -> Testbed:
     names = [str(p.values[0]) for p in IDS if forged or not p.marks]
     with two_frontends.quiet():
         for name in names:
-            assert_let_in(_ask(two_frontends, name))
+            assert_allowed(_ask(two_frontends, name))
     return two_frontends
 
 
@@ -87,7 +87,7 @@ def test_principal_matches_exactly_its_ids(
         exchange = _ask(two_frontends, name)
 
         if name in rule.allowed:
-            assert_let_in(exchange)
+            assert_allowed(exchange)
         else:
             assert_forbidden(exchange)
         reached = backend.app.count() - before

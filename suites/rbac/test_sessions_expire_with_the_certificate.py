@@ -8,22 +8,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from svidproof import (
-    Alert,
     Capability,
-    Exchange,
     NotYet,
     Saw,
     Testbed,
-    Version,
+    Workload,
+    budgets,
     eventually,
     needs,
     requirement,
 )
-from svidproof.checks.assertions import Accepted, assert_let_in
-from svidproof.checks.refusals import VERSIONS
-from svidproof.probes.tls.sessions import Client
-from svidproof.testbed.workload import Workload
-from svidproof.waiting import budgets
+from svidproof.checks import Accepted, assert_allowed, refusals
+from svidproof.probes import Alert, Exchange, SessionClient, Version
 
 LISTENER = "resuming"
 PATH = "/balances/alice"
@@ -76,8 +72,8 @@ def expired(two_frontends: Testbed) -> Expired:
         short = two_frontends.forge.valid(spiffe_id, lives=LIFETIME)
         long = two_frontends.forge.valid(spiffe_id)
         versions = (Version.TLS1_2, Version.TLS1_3)
-        clients = {v: Client(backend.door(LISTENER), short, v) for v in versions}
-        others = [Client(backend.door(LISTENER), long, v) for v in versions]
+        clients = {v: SessionClient(backend.door(LISTENER), short, v) for v in versions}
+        others = [SessionClient(backend.door(LISTENER), long, v) for v in versions]
         created = tuple(client.get(PATH) for client in (*clients.values(), *others))
         end = short.leaf.not_valid_after_utc
         eventually(lambda: _assert_expired(end), budgets.CERTIFICATE_ENDED)
@@ -93,13 +89,13 @@ def expired(two_frontends: Testbed) -> Expired:
 
 @requirement("RBAC-11")
 @needs(Capability.OWN_TRUST_ROOT)
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 def test_session_is_not_resumed_after_expiry(expired: Expired, version: Version, saw: Saw) -> None:
     """A session is not resumed after the certificate that created it has expired."""
     attempt, full = expired.attempts[version], expired.full_handshake
 
     for exchange in expired.created:
-        assert_let_in(exchange)
+        assert_allowed(exchange)
     reasons = {Alert.CERTIFICATE_UNKNOWN, Alert.CERTIFICATE_EXPIRED}
     assert full.alert in reasons, f"in a full handshake the certificate is not rejected: {full}"
     if attempt.exchange.status == http.HTTPStatus.OK:
@@ -109,14 +105,14 @@ def test_session_is_not_resumed_after_expiry(expired: Expired, version: Version,
     saw(f"{attempt.late:.1f} s after the certificate expired: {attempt.exchange}")
 
 
-def _resume(backend: Workload, client: Client, end: datetime) -> Attempt:
+def _resume(backend: Workload, client: SessionClient, end: datetime) -> Attempt:
     before = backend.app.count()
     exchange = client.get(PATH)
     late = (datetime.now(UTC) - end).total_seconds()
     return Attempt(late, exchange, backend.app.count() - before)
 
 
-def _assert_sessions_kept(clients: Iterable[Client]) -> None:
+def _assert_sessions_kept(clients: Iterable[SessionClient]) -> None:
     """Clients with a valid certificate resume, so that a failure is due to the expired one."""
     if not all(client.get(PATH).resumed for client in clients):
         raise NotYet("sessions of a valid certificate are not resumed")

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from svidproof import Progress, Testbed, experiment
-from svidproof.checks.greeters import Conversation, Greeters
-from svidproof.checks.pages.demo_page import DemoPage
+from svidproof.checks import Conversation, DemoPage, Greeters
 
 
 @experiment("greeter", seconds=20)

@@ -2,9 +2,8 @@
 
 import pytest
 
-from svidproof import Measure, Saw, requirement
-from svidproof.checks.greeters import AT_ONCE, SIDES, WANTED, Conversation
-from svidproof.testbed.watch.timeline import Source
+from svidproof import Measure, Saw, Source, requirement
+from svidproof.checks import CHANNEL_ROTATIONS, GREETERS, PROGRAM_LAG, Conversation
 
 
 @requirement("GREETER-4")
@@ -13,14 +12,14 @@ def test_open_channel_survives_rotations(
 ) -> None:
     """A channel that was opened before both sides rotated still works without a reconnect."""
     calls = conversation_over.kept
-    rotated = {name: len(conversation_over.rotations(name)) for name in SIDES}
+    rotated = {name: len(conversation_over.rotations(name)) for name in GREETERS}
 
     assert calls, "no channel was ever opened"
     failed = [call.hello for call in calls if not call.hello.message]
     assert not failed, f"{len(failed)} of {len(calls)} calls failed; the first: {failed[0]}"
     connections = max(call.hello.connections for call in calls)
     assert connections == 1, f"the channel was connected {connections} times"
-    assert min(rotated.values()) >= WANTED, f"rotations in that time: {rotated}"
+    assert min(rotated.values()) >= CHANNEL_ROTATIONS, f"rotations in that time: {rotated}"
     seconds = calls[-1].end.at - calls[0].start.at
     measure("calls over one channel through rotations", len(calls), "calls")
     saw(f"{len(calls)} calls in {seconds:.0f} s over one connection, rotations: {rotated}")
@@ -50,16 +49,18 @@ def test_new_connections_present_the_new_svid(
     seen = []
     for call in calls:
         serial = getattr(call.hello, presented)
-        before = [s for at, s in delivered if at <= call.start.at - AT_ONCE][-1:]
+        before = [s for at, s in delivered if at <= call.start.at - PROGRAM_LAG][-1:]
         due = before + [
-            s for at, s in delivered if call.start.at - AT_ONCE < at <= call.end.at + AT_ONCE
+            s
+            for at, s in delivered
+            if call.start.at - PROGRAM_LAG < at <= call.end.at + PROGRAM_LAG
         ]
         assert serial in due, (
             f"{side} presented {serial}, and not {due[-1] if due else 'an SVID of its own'}, "
             "which the Workload API had delivered"
         )
         seen.append(serial)
-    assert len(set(seen)) > WANTED, (
+    assert len(set(seen)) > CHANNEL_ROTATIONS, (
         f"only {len(set(seen))} SVIDs were presented in {len(seen)} calls"
     )
     saw(f"{len(set(seen))} SVIDs in {len(seen)} new connections, each the newest")

@@ -6,16 +6,23 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from svidproof import Capability, NotYet, Saw, Testbed, eventually, needs, requirement
-from svidproof.checks.greeters import AT_ONCE
-from svidproof.checks.pages.demo_page import DemoPage, Shown, differences, of_authority, of_svid
-from svidproof.model.errors.attribution import only, reading
-from svidproof.model.renewal_rule import Period
-from svidproof.probes.workload_api import jwt
-from svidproof.probes.workload_api.x509 import X509Svid, fetch_x509
-from svidproof.testbed.watch.timeline import Source
-from svidproof.waiting import budgets
-from svidproof.waiting.budgets import Budget
+from svidproof import (
+    Budget,
+    Capability,
+    NotYet,
+    Period,
+    Saw,
+    Source,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    only,
+    reading,
+    requirement,
+)
+from svidproof.checks import PROGRAM_LAG, DemoPage, Shown, demo_page
+from svidproof.probes import X509Svid, fetch_x509, jwt
 
 AUDIENCE = "reader.example"
 SENT = [
@@ -42,7 +49,7 @@ def test_page_shows_exactly_what_was_delivered(page: DemoPage, saw: Saw) -> None
 
     def compared() -> Shown:
         shown, svids = page.shown(), delivered(page)
-        wrong = differences(shown.of("svid"), [of_svid(svid) for svid in svids])
+        wrong = demo_page.differences(shown.of("svid"), [demo_page.of_svid(svid) for svid in svids])
         assert not wrong, f"the page differs from the Workload API: {wrong}"
         return shown
 
@@ -54,14 +61,16 @@ def test_page_shows_exactly_what_was_delivered(page: DemoPage, saw: Saw) -> None
 @requirement("GREETER-8")
 def test_page_shows_the_servers_bundle(greeter: Testbed, page: DemoPage, saw: Saw) -> None:
     """The page shows the X.509 and JWT authorities of the server's bundle."""
-    authorities = sorted(map(of_authority, greeter.spire.bundle()), key=lambda a: a["fingerprint"])
+    authorities = sorted(
+        map(demo_page.of_authority, greeter.spire.bundle()), key=lambda a: a["fingerprint"]
+    )
     keys = sorted(greeter.spire.jwt_keys())
 
     def compared() -> Shown:
         shown = page.shown()
         domains = [fields["trust_domain"] for fields in shown.of("bundle")]
         assert domains == [greeter.scenario.trust_domain], f"bundles of {domains} are shown"
-        wrong = differences(shown.of("authority"), authorities)
+        wrong = demo_page.differences(shown.of("authority"), authorities)
         assert not wrong, f"the page differs from the server's bundle: {wrong}"
         shown_keys = [fields["id"] for fields in shown.of("key")]
         assert shown_keys == keys, f"keys {shown_keys} are shown, the server has {keys}"
@@ -91,8 +100,10 @@ def test_renewed_svid_is_pushed_to_the_page(greeter: Testbed, page: DemoPage, sa
         return at[0]
 
     lag = shown.at.at - eventually(arrived, budgets.PAGE)
-    assert lag <= AT_ONCE, f"it was pushed {lag:.1f} s after the Workload API delivered it"
-    wrong = differences(shown.of("svid"), [of_svid(svid) for svid in delivered(page)])
+    assert lag <= PROGRAM_LAG, f"it was pushed {lag:.1f} s after the Workload API delivered it"
+    wrong = demo_page.differences(
+        shown.of("svid"), [demo_page.of_svid(svid) for svid in delivered(page)]
+    )
     assert not wrong, f"the pushed page differs from the Workload API: {wrong}"
     saw(f"{first[0]} became {shown.serials[0]}, {max(lag, 0) * 1000:.0f} ms after its delivery")
 

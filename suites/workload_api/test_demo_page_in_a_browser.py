@@ -6,14 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from svidproof import Saw, Testbed, eventually, requirement
-from svidproof.checks.pages.browser import launched
-from svidproof.checks.pages.demo_page import DemoPage, Shown, differences, of_svid
-from svidproof.model.errors.attribution import only
-from svidproof.model.renewal_rule import Period
-from svidproof.probes.workload_api.x509 import fetch_x509
-from svidproof.waiting import budgets
-from svidproof.waiting.budgets import Budget
+from svidproof import Budget, Period, Saw, Testbed, budgets, eventually, only, requirement
+from svidproof.checks import DemoPage, Shown, demo_page, launched_browser
+from svidproof.probes import fetch_x509
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +27,7 @@ def errors() -> list[str]:
 @pytest.fixture(scope="module")
 def opened(page: DemoPage, errors: list[str]) -> Iterator[Page]:
     """The page in a browser, loaded once."""
-    with launched() as browser:
+    with launched_browser() as browser:
         tab = browser.new_page(viewport=PHONE)  # type: ignore[arg-type]
         tab.on("pageerror", lambda error: errors.append(str(error)))
         tab.on(
@@ -64,7 +59,9 @@ def test_browser_follows_a_rotation(
     def compared() -> Shown:
         answer = fetch_x509(page.program.workload_api())
         shown = Shown.read(opened.content())
-        wrong = differences(shown.of("svid"), [of_svid(svid) for svid in answer.svids])
+        wrong = demo_page.differences(
+            shown.of("svid"), [demo_page.of_svid(svid) for svid in answer.svids]
+        )
         assert not wrong, f"the browser differs from the Workload API: {wrong}"
         return shown
 

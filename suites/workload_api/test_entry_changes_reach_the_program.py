@@ -11,22 +11,23 @@ from datetime import datetime, timedelta
 import grpc
 
 from svidproof import (
+    BACKDATING,
+    TRUNCATION,
     Budget,
+    Items,
     Measure,
+    Moment,
     Overdue,
     Progress,
     Saw,
     Testbed,
+    budgets,
     eventually,
     experiment,
     requirement,
 )
-from svidproof.checks.greeters import Call, Greeter, Greeters, Hello, IdentitySnapshot, Refusal
-from svidproof.model.clock import Moment
-from svidproof.model.errors.attribution import Row
-from svidproof.model.renewal_rule import BACKDATING, TRUNCATION
-from svidproof.probes.workload_api.x509 import Answer, fetch_x509
-from svidproof.waiting import budgets
+from svidproof.checks import Call, Greeter, Greeters, Hello, IdentitySnapshot, Refusal
+from svidproof.probes import X509Answer, fetch_x509
 
 DENIED = "PERMISSION_DENIED"
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # seconds between two attempts of a program
@@ -105,7 +106,7 @@ class Deleted:
     access: str
     refusals: tuple[Refusal, ...]
     last: IdentitySnapshot
-    answer: Answer
+    answer: X509Answer
     control: Hello
 
     @property
@@ -184,7 +185,7 @@ def test_created_entry_reaches_the_program(newcomer: Newcomer, measure: Measure,
     created = newcomer.created
     ids = [svid["spiffe_id"] for svid in created.after.svids]
     assert ids == [newcomer.spiffe_id], f"it got SVIDs of {ids}"
-    first = Row(a for a in created.after.attempts if a.outcome == "OK")[0]
+    first = Items(a for a in created.after.attempts if a.outcome == "OK")[0]
     took = (first.at - created.since.wall).total_seconds()
     longest = propagation(newcomer.testbed) + LONGEST_PAUSE
     measure("from an entry to the SVID of a program that waits for it", round(took, 2), "s")

@@ -4,11 +4,8 @@ import uuid
 
 import pytest
 
-from svidproof import Saw, Testbed, eventually, requirement
-from svidproof.checks.greeters import Greeters
-from svidproof.model.errors.attribution import only
-from svidproof.model.logs.line import LogRecord
-from svidproof.waiting import budgets
+from svidproof import LogRecord, Saw, Testbed, budgets, eventually, only, requirement
+from svidproof.checks import Greeters
 
 START = ["Starting up…", "Connecting to Workload API…", "Connected…"]
 

@@ -11,12 +11,21 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
-from svidproof import Budget, Capability, Measure, Overdue, Testbed, eventually, needs, requirement
-from svidproof.model.errors.attribution import only
-from svidproof.model.renewal_rule import JITTER, TRUNCATION
-from svidproof.probes.workload_api import jwt
-from svidproof.probes.workload_api.jwt import Token
-from svidproof.waiting import budgets
+from svidproof import (
+    JITTER,
+    TRUNCATION,
+    Budget,
+    Capability,
+    Measure,
+    Overdue,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    only,
+    requirement,
+)
+from svidproof.probes import jwt
 
 pytestmark = [requirement("GREETER-10"), needs(Capability.UNREGISTERED_PROCESS)]
 JWT_TTL = 6  # seconds
@@ -111,5 +120,5 @@ def _fetch(target: str, audience: str) -> Fetched:
     answer = jwt.fetch(target, [audience])
     assert answer.code is grpc.StatusCode.OK, str(answer)
     _, token = only(answer.svids, "JWT-SVID")
-    claims = Token.read(token).claims
+    claims = jwt.Token.read(token).claims
     return Fetched(token, claims["exp"] - claims["iat"], claims["exp"], requested)

@@ -7,11 +7,9 @@ from collections.abc import Callable
 import grpc
 import pytest
 
-from svidproof import Saw, Testbed, requirement
-from svidproof.checks.pages.demo_page import DemoPage
-from svidproof.model.errors.attribution import only
-from svidproof.probes.workload_api import jwt
-from svidproof.probes.workload_api.jwt import Token, forged
+from svidproof import Saw, Testbed, only, requirement
+from svidproof.checks import DemoPage
+from svidproof.probes import jwt
 
 pytestmark = [pytest.mark.usefixtures("greeter"), requirement("GREETER-7")]
 ALGORITHMS = {f"{family}{size}" for family in ("RS", "ES", "PS") for size in (256, 384, 512)}
@@ -50,7 +48,7 @@ def keys(greeter: Testbed, page: DemoPage) -> list[dict[str, object]]:
 
 def test_token_keeps_the_standard(page: DemoPage, audience: str, token: str, saw: Saw) -> None:
     """A JWT-SVID holds its subject, its one audience and its expiry, and no other header."""
-    read = Token.read(token)
+    read = jwt.Token.read(token)
 
     assert read.parts == 3, f"{read.parts} parts: not the compact serialisation"
     assert set(read.header) <= HEADERS, f"headers {sorted(read.header)}"
@@ -66,7 +64,7 @@ def test_token_is_verified_by_the_bundle(
     keys: list[dict[str, object]], audience: str, token: str
 ) -> None:
     """The key that a JWT-SVID names is in the JWT bundle and verifies the JWT-SVID."""
-    kid = Token.read(token).header["kid"]
+    kid = jwt.Token.read(token).header["kid"]
 
     named = [key for key in keys if key.get("kid") == kid]
 
@@ -111,7 +109,7 @@ def test_token_is_for_each_requested_audience(page: DemoPage, audience: str) -> 
     answer = jwt.fetch(target, both)
 
     _, token = only(answer.svids, "JWT-SVID")
-    assert sorted(Token.read(token).claims["aud"]) == sorted(both), "not for both audiences"
+    assert sorted(jwt.Token.read(token).claims["aud"]) == sorted(both), "not for both audiences"
     for one in both:
         validated = jwt.validate(target, token, one)
         assert validated.code is grpc.StatusCode.OK, f"{one}: {validated}"
@@ -136,32 +134,32 @@ Forgery = Callable[[str, str], tuple[str, str]]
 def _flipped(token: str) -> str:
     """The same JWT-SVID with one bit of its signature changed."""
     signature = token.split(".")[2]
-    return forged(token, signature=("B" if signature[0] == "A" else "A") + signature[1:])
+    return jwt.forged(token, signature=("B" if signature[0] == "A" else "A") + signature[1:])
 
 
 def _elsewhere(token: str) -> str:
     """The same JWT-SVID with the claim to be another workload of its trust domain."""
-    return forged(token, claims={"sub": f"{Token.read(token).claims['sub']}/other"})
+    return jwt.forged(token, claims={"sub": f"{jwt.Token.read(token).claims['sub']}/other"})
 
 
 def _later(token: str) -> str:
     """The same JWT-SVID with an expiry an hour later."""
-    return forged(token, claims={"exp": Token.read(token).claims["exp"] + 3600})
+    return jwt.forged(token, claims={"exp": jwt.Token.read(token).claims["exp"] + 3600})
 
 
 FORGERIES: dict[str, Forgery] = {
     "other-audience": lambda token, _: (token, OTHER),
     "no-audience": lambda token, _: (token, ""),
-    "changed-audience": lambda token, _: (forged(token, claims={"aud": [OTHER]}), OTHER),
+    "changed-audience": lambda token, _: (jwt.forged(token, claims={"aud": [OTHER]}), OTHER),
     "changed-subject": lambda token, audience: (_elsewhere(token), audience),
     "changed-expiry": lambda token, audience: (_later(token), audience),
     "changed-signature": lambda token, audience: (_flipped(token), audience),
-    "no-signature": lambda token, audience: (forged(token, signature=""), audience),
+    "no-signature": lambda token, audience: (jwt.forged(token, signature=""), audience),
     "alg-none": lambda token, audience: (
-        forged(token, header={"alg": "none"}, signature=""),
+        jwt.forged(token, header={"alg": "none"}, signature=""),
         audience,
     ),
-    "unknown-key": lambda token, audience: (forged(token, header={"kid": "unknown"}), audience),
+    "unknown-key": lambda token, audience: (jwt.forged(token, header={"kid": "unknown"}), audience),
 }
 each_forgery = pytest.mark.parametrize(
     "forge", [pytest.param(forge, id=name) for name, forge in FORGERIES.items()]
@@ -210,7 +208,7 @@ def test_page_shows_the_token_for_what_was_typed(
     page: DemoPage, audience: str, token: str, saw: Saw
 ) -> None:
     """The page shows the verified claims of a JWT-SVID for the audience that was typed."""
-    read = Token.read(token)
+    read = jwt.Token.read(token)
 
     shown = page.jwt(audience)
 

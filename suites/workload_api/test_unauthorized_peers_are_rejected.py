@@ -6,14 +6,20 @@ too.
 
 import pytest
 
-from svidproof import Alert, Capability, Flaw, Saw, Testbed, eventually, needs, requirement
-from svidproof.checks.assertions import Accepted, assert_not_answered
-from svidproof.checks.greeters import Greeter, Greeters, Hello, Refusal
-from svidproof.model.clock import Moment
-from svidproof.model.errors.attribution import only
-from svidproof.model.logs.line import LogRecord
-from svidproof.probes import tls
-from svidproof.waiting import budgets
+from svidproof import (
+    Capability,
+    LogRecord,
+    Moment,
+    Saw,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    only,
+    requirement,
+)
+from svidproof.checks import Accepted, Greeter, Greeters, Hello, Refusal, assert_not_answered
+from svidproof.probes import Alert, Flaw, tls
 
 pytestmark = pytest.mark.usefixtures("genuine_client_is_answered")
 REFUSED, WAS_REFUSED = "refused the other side in the handshake", "was refused in the handshake"

@@ -2,7 +2,8 @@
 
 import re
 
-from svidproof import Capability, LogRecord, Observation, Testbed, needs, requirement
+from svidproof import Capability, LogRecord, Testbed, needs, requirement
+from svidproof.checks import Observation
 
 ERRORS = {"error", "fatal", "panic", "critical", "off"}
 # Crash output, which bypasses a program's logger.

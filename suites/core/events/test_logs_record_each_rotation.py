@@ -8,21 +8,19 @@ from datetime import UTC, datetime
 import pytest
 
 from svidproof import (
+    BUNDLE,
+    LAG,
     Capability,
     LogRecord,
-    Observation,
     Rotation,
     Sighting,
     Source,
     needs,
+    parse_time,
     reading,
     requirement,
 )
-from svidproof.checks.assertions import API_WORKLOADS, each_workload
-from svidproof.checks.windows.rotation import WANTED
-from svidproof.components.envoy import BUNDLE
-from svidproof.model.logs.line import parse_time
-from svidproof.model.renewal_rule import LAG
+from svidproof.checks import API_WORKLOADS, ROTATIONS, Observation, each_workload
 
 pytestmark = needs(Capability.SPIRE_LOGS)
 
@@ -184,7 +182,9 @@ def test_no_push_is_left_unacknowledged(rotations: Observation) -> None:
     acknowledged = {_exchange(r) for r in requests}
 
     streams = 2 * len(API_WORKLOADS)
-    assert len(settled) >= streams * WANTED, f"only {len(settled)} responses on {streams} streams"
+    assert len(settled) >= streams * ROTATIONS, (
+        f"only {len(settled)} responses on {streams} streams"
+    )
     assert len(set(nonces)) == len(nonces), "a nonce was used twice"
     left = {_exchange(r) for r in settled} - acknowledged
     assert not left, f"{len(left)} of {len(settled)} responses were not acknowledged"

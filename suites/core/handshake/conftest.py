@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from svidproof import Testbed
-from svidproof.checks.assertions import assert_accepted
+from svidproof.checks import assert_accepted
 
 
 @pytest.fixture

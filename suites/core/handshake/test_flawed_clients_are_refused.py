@@ -2,14 +2,15 @@
 
 import pytest
 
-from svidproof import Flaw, Saw, Testbed, Version, requirement
-from svidproof.checks.assertions import (
+from svidproof import Saw, Testbed, requirement
+from svidproof.checks import (
     API_SERVERS,
     assert_accepted,
     assert_not_answered,
     assert_refused,
+    refusals,
 )
-from svidproof.checks.refusals import CHAINED, MISSING, NO_CERT, PARAMS, VERSIONS, Row
+from svidproof.probes import Flaw, Version
 
 SERVERS = [
     pytest.param("api", id="spiffe", marks=requirement("HANDSHAKE-4")),
@@ -18,11 +19,11 @@ SERVERS = [
 
 
 @pytest.mark.usefixtures("genuine_client_is_accepted")
-@pytest.mark.parametrize("row", PARAMS)
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("row", refusals.PARAMS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 @pytest.mark.parametrize("server", SERVERS)
 def test_flawed_client_is_refused(
-    api: Testbed, server: str, version: Version, row: Row, saw: Saw
+    api: Testbed, server: str, version: Version, row: refusals.Row, saw: Saw
 ) -> None:
     """A client with a flawed credential gets a fatal alert and never reaches the workload."""
     workload = api.workload(server)
@@ -38,7 +39,7 @@ def test_flawed_client_is_refused(
 
 
 @pytest.mark.usefixtures("genuine_client_is_accepted")
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 @pytest.mark.parametrize("server", SERVERS)
 def test_client_without_certificate_is_refused(
     api: Testbed, server: str, version: Version, saw: Saw
@@ -49,15 +50,18 @@ def test_client_without_certificate_is_refused(
 
     exchange = api.prober.get(workload, credential=None, versions=(version, version))
 
-    assert_refused(exchange, {MISSING[version]}, at=workload, since=before, counter=NO_CERT)
-    saw(f"{exchange}; {NO_CERT} +1; the app saw nothing")
+    assert_refused(
+        exchange, {refusals.MISSING[version]}, at=workload, since=before, counter=refusals.NO_CERT
+    )
+    saw(f"{exchange}; {refusals.NO_CERT} +1; the app saw nothing")
 
 
 @requirement("HANDSHAKE-7")
 @pytest.mark.usefixtures("genuine_client_is_accepted")
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 @pytest.mark.parametrize(
-    "flaw", [Flaw.NO_CERTIFICATE, Flaw.OTHER_CA, pytest.param(Flaw.OTHER_ID, marks=CHAINED)]
+    "flaw",
+    [Flaw.NO_CERTIFICATE, Flaw.OTHER_CA, pytest.param(Flaw.OTHER_ID, marks=refusals.CHAINED)],
 )
 def test_refused_client_gets_no_http_byte(api: Testbed, flaw: Flaw, version: Version) -> None:
     """A rejected client receives no byte of HTTP, even if it sends its request early."""
@@ -82,7 +86,7 @@ def test_other_workload_gets_no_http_byte(api: Testbed) -> None:
 
 
 @requirement("HANDSHAKE-2")
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", refusals.VERSIONS)
 @pytest.mark.parametrize("server", API_SERVERS)
 def test_genuine_svid_is_accepted(api: Testbed, server: str, version: Version) -> None:
     """The server accepts the valid client's own SVID from the Workload API."""

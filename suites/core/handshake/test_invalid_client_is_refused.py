@@ -5,14 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Moment, Saw, Testbed, eventually, requirement
-from svidproof.checks.assertions import (
-    assert_accepted,
-    assert_counted,
-    assert_unavailable,
-    assert_unseen,
-)
-from svidproof.waiting import budgets
+from svidproof import Moment, Saw, Testbed, budgets, eventually, requirement
+from svidproof.checks import assert_accepted, assert_counted, assert_unavailable, assert_unseen
 
 CALLS = [
     pytest.param("api", "api", id="spiffe-tls13", marks=requirement("HANDSHAKE-3")),

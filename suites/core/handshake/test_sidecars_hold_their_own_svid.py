@@ -3,18 +3,17 @@
 import pytest
 
 from svidproof import (
+    BUNDLE,
     Capability,
-    Observation,
     Source,
     Testbed,
+    budgets,
     eventually,
     needs,
     requirement,
     spiffe_ids,
 )
-from svidproof.checks.assertions import each_workload
-from svidproof.components.envoy import BUNDLE
-from svidproof.waiting import budgets
+from svidproof.checks import Observation, each_workload
 
 
 @requirement("HANDSHAKE-1")

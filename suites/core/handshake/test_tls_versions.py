@@ -2,8 +2,8 @@
 
 import pytest
 
-from svidproof import Alert, Testbed, Version, requirement
-from svidproof.checks.assertions import (
+from svidproof import Testbed, requirement
+from svidproof.checks import (
     API_SERVERS,
     assert_accepted,
     assert_counted,
@@ -11,6 +11,7 @@ from svidproof.checks.assertions import (
     assert_refused,
     assert_unseen,
 )
+from svidproof.probes import Alert, Version
 
 each_server = pytest.mark.parametrize("server", API_SERVERS)
 

@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from svidproof import Saw, Testbed, requirement
-from svidproof.checks.assertions import assert_accepted, assert_counted
+from svidproof.checks import assert_accepted, assert_counted
 
 CALLS = [
     pytest.param("api", "api", id="spiffe-tls13", marks=requirement("HANDSHAKE-2")),

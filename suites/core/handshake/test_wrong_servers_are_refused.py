@@ -5,13 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from svidproof import Capability, Saw, Testbed, needs, only, requirement
-from svidproof.checks.assertions import (
-    Accepted,
-    assert_accepted,
-    assert_counted,
-    assert_unavailable,
-)
-from svidproof.checks.refusals import PARAMS, Row
+from svidproof.checks import Accepted, assert_accepted, assert_counted, assert_unavailable, refusals
 
 CLIENTS = [
     pytest.param("valid-api-client", id="spiffe", marks=requirement("HANDSHAKE-6")),
@@ -34,9 +28,9 @@ def _genuine_server_is_accepted(quiet_api: Testbed) -> Iterator[None]:
 
 
 @needs(Capability.IMPOSTOR)
-@pytest.mark.parametrize("row", PARAMS)
+@pytest.mark.parametrize("row", refusals.PARAMS)
 @pytest.mark.parametrize("client", CLIENTS)
-def test_wrong_server_is_refused(api: Testbed, client: str, row: Row, saw: Saw) -> None:
+def test_wrong_server_is_refused(api: Testbed, client: str, row: refusals.Row, saw: Saw) -> None:
     """The client's sidecar sends no request to a server with a flawed credential."""
     workload = api.workload(client)
     _, counter = row.expected(workload.spec.validator)

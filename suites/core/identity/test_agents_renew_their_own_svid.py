@@ -5,20 +5,20 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from svidproof import (
+    TRUNCATION,
     Budget,
     Capability,
     Measure,
     Moment,
-    Observation,
     Period,
     Testbed,
+    as_uri,
     eventually,
     needs,
     reading,
     requirement,
 )
-from svidproof.model.renewal_rule import TRUNCATION
-from svidproof.model.scenario import as_uri
+from svidproof.checks import Observation
 
 # Seconds between an agent's looks at its own SVID: SPIRE pkg/agent/svid/rotator_config.go.
 LOOKS = 5.0

@@ -20,16 +20,15 @@ from svidproof import (
     Saw,
     Source,
     Testbed,
+    budgets,
     eventually,
     key_hash,
     requirement,
     runs_last,
     spiffe_ids,
 )
-from svidproof.checks.assertions import API_SERVERS, API_WORKLOADS
-from svidproof.probes.credentials import is_signed_by, signer_in
-from svidproof.probes.x509 import extensions_of
-from svidproof.waiting import budgets
+from svidproof.checks import API_SERVERS, API_WORKLOADS
+from svidproof.probes import extensions_of, is_signed_by, signer_in
 
 # They judge all that was observed, so they run after as much as possible was.
 pytestmark = runs_last()

@@ -9,8 +9,12 @@ import statistics
 import pytest
 
 from svidproof import (
+    BACKDATING,
+    JITTER,
+    LAG,
+    TRUNCATION,
+    TYPICAL_LAG,
     Measure,
-    Observation,
     Period,
     Rotation,
     Source,
@@ -19,12 +23,10 @@ from svidproof import (
     requirement,
     spiffe_ids,
 )
-from svidproof.checks.assertions import API_SERVERS, API_WORKLOADS, each_workload
-from svidproof.checks.windows.rotation import WANTED
-from svidproof.model.renewal_rule import BACKDATING, JITTER, LAG, TRUNCATION, TYPICAL_LAG
+from svidproof.checks import API_SERVERS, API_WORKLOADS, ROTATIONS, Observation, each_workload
 
 # How often the watch must have read a view in the window.
-READS = WANTED * 5
+READS = ROTATIONS * 5
 
 
 @requirement("ROTATION-1")
@@ -33,7 +35,7 @@ def test_each_rotation_renews_serial_and_key(rotations: Observation, name: str) 
     """Each SVID rotates three times or more, to a new serial number and key for the same ID."""
     seen = rotations.rotations(name)
 
-    assert len(seen) >= WANTED, rotations.shortfall
+    assert len(seen) >= ROTATIONS, rotations.shortfall
     leaves = [sighting.chain[0] for sighting in rotations.delivered(name)]
     assert len({leaf.serial_number for leaf in leaves}) == len(leaves), (
         f"{name}: a serial number was used twice"
@@ -85,8 +87,9 @@ def test_validity_advances_without_a_gap(rotations: Observation, name: str, sour
     """Both ends of the validity advance, and each SVID arrives before its predecessor expires."""
     shown = list(rotations.seen(source, name).values())
 
-    assert len(shown) > WANTED, (
-        f"{source.value} of {name} showed too few certificates for {WANTED} rotations: {len(shown)}"
+    assert len(shown) > ROTATIONS, (
+        f"{source.value} of {name} showed too few certificates for {ROTATIONS} rotations: "
+        f"{len(shown)}"
     )
     for before, after in itertools.pairwise(shown):
         assert after.not_before > before.not_before, (

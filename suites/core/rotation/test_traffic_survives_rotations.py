@@ -5,9 +5,8 @@ from http import HTTPStatus
 
 from cryptography.hazmat.primitives import hashes
 
-from svidproof import Measure, Observation, Source, Unseen, requirement
-from svidproof.checks.windows.rotation import WANTED
-from svidproof.model.renewal_rule import LAG
+from svidproof import LAG, Measure, Source, Unseen, requirement
+from svidproof.checks import ROTATIONS, Observation
 
 RATE = 10.0  # requests per second that the watch sends through the valid client
 ENOUGH = 0.25  # the share that must be sent: checks that count hold requests back, as does load
@@ -87,7 +86,7 @@ def test_rejected_client_rotates_and_stays_rejected(rotations: Observation) -> N
     requests = rotations.requests("invalid-api-client")
     tags = {request.tag for request in requests}
 
-    assert len(rotations.rotations("invalid-api-client")) >= WANTED, rotations.shortfall
+    assert len(rotations.rotations("invalid-api-client")) >= ROTATIONS, rotations.shortfall
     served = [r for r in requests if r.status != HTTPStatus.SERVICE_UNAVAILABLE]
     assert not served, f"{len(served)} of {len(requests)} requests were not rejected: {served[0]}"
     reached = [s for s in rotations.testbed.workload("api").app.seen() if s.tag in tags]

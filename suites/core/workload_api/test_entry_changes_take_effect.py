@@ -6,14 +6,28 @@ from typing import Any
 import pytest
 from cryptography.x509 import DNSName, SubjectAlternativeName
 
-from svidproof import Capability, Testbed, eventually, needs, only, requirement, spiffe_ids
-from svidproof.checks.assertions import NO_IDENTITY_LOGGED, assert_none_of_ours, assert_own
-from svidproof.model.scenario import PROBER
-from svidproof.probes.credentials import signer_in
-from svidproof.probes.sds import fetch_secrets
-from svidproof.probes.workload_api.x509 import Answer, X509Stream, X509Svid, fetch_x509, last_of
-from svidproof.probes.x509 import extensions_of
-from svidproof.waiting import budgets
+from svidproof import (
+    PROBER,
+    Capability,
+    Testbed,
+    budgets,
+    eventually,
+    needs,
+    only,
+    requirement,
+    spiffe_ids,
+)
+from svidproof.checks import NO_IDENTITY_LOGGED, assert_none_of_ours, assert_own
+from svidproof.probes import (
+    X509Answer,
+    X509Stream,
+    X509Svid,
+    extensions_of,
+    fetch_secrets,
+    fetch_x509,
+    last_of,
+    signer_in,
+)
 
 FOREIGN = {"type": "unix", "value": "gid:4294967294"}
 DNS_NAME = "named.example.org"
@@ -61,7 +75,7 @@ def test_two_entries_are_two_svids(api: Testbed) -> None:
 def test_added_selector_removes_identity(api: Testbed) -> None:
     """A process loses its identity and its stream when its entry gets a selector that it lacks."""
     target, foreign = api.prober.workload_api(), api.foreign(PROBER)
-    late, limit, answers = api.scenario.spiffe_id("late"), budgets.REGISTRATION, list[Answer]()
+    late, limit, answers = api.scenario.spiffe_id("late"), budgets.REGISTRATION, list[X509Answer]()
     parts = (selector.split(":", 1) for selector in api.prober.selectors)
     own = [{"type": kind, "value": value} for kind, value in parts]
 
@@ -117,10 +131,10 @@ def _issued(api: Testbed, name: str, **fields: Any) -> X509Svid:  # noqa: ANN401
     return only((svid for svid in answer.svids if svid.spiffe_id == wanted), "SVID")
 
 
-def _await(target: str, wanted: str, complete: Callable[[Answer], bool]) -> Answer:
+def _await(target: str, wanted: str, complete: Callable[[X509Answer], bool]) -> X509Answer:
     """Fetch SVIDs until the answer is complete; raises Overdue with the wanted and the last one."""
 
-    def answered() -> Answer:
+    def answered() -> X509Answer:
         answer = fetch_x509(target)
         got = {s.spiffe_id: s.hint for s in answer.svids} or answer
         assert complete(answer), f"expected {wanted}; got {got}"

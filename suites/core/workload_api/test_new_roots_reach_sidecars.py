@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from svidproof import (
+    LAG,
+    Budget,
     Capability,
-    Exchange,
     Measure,
     Moment,
     NotYet,
@@ -19,10 +20,7 @@ from svidproof import (
     needs,
     requirement,
 )
-from svidproof.model.renewal_rule import LAG
-from svidproof.probes.credentials import Authority
-from svidproof.probes.flaws import Forge
-from svidproof.waiting.budgets import Budget
+from svidproof.probes import Authority, Exchange, Forge
 
 pytestmark = [requirement("SDS-2"), needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT)]
 # Seconds for which the server may answer from its cache: SPIRE pkg/server/cache/dscache.

@@ -6,40 +6,40 @@ import grpc
 import pytest
 
 from svidproof import (
+    LAG,
+    PROBER,
     Capability,
-    Observation,
+    Foreign,
     Saw,
     Source,
     Testbed,
+    Workload,
+    budgets,
     eventually,
     needs,
     requirement,
     spiffe_ids,
 )
-from svidproof.checks.assertions import (
+from svidproof.checks import (
     NO_IDENTITY_LOGGED,
+    ROTATIONS,
+    Observation,
     assert_none_of_ours,
     assert_own,
     each_workload,
 )
-from svidproof.checks.windows.rotation import WANTED
-from svidproof.components.spire.foreign import Foreign
-from svidproof.model.renewal_rule import LAG
-from svidproof.model.scenario import PROBER
-from svidproof.probes.workload_api import jwt
-from svidproof.probes.workload_api.x509 import (
+from svidproof.probes import (
     ALL_METHODS,
-    HEADER,
-    METHODS,
-    Answer,
+    IDENTITY_METHODS,
+    SECURITY_HEADER,
+    X509Answer,
     X509Stream,
-    call,
+    call_method,
     fetch_bundles,
     fetch_x509,
+    jwt,
     last_of,
 )
-from svidproof.testbed.workload import Workload
-from svidproof.waiting import budgets
 
 IMMEDIATE = 2.0  # seconds for an answer from the agent's cache
 AUDIENCE = "bank.example"
@@ -88,8 +88,8 @@ def test_every_message_is_complete(rotations: Observation, name: str) -> None:
 
     deliveries = rotations.timeline.deliveries(name)
 
-    assert len(deliveries) > WANTED, (
-        f"{name} got only {len(deliveries)} messages for {WANTED} rotations"
+    assert len(deliveries) > ROTATIONS, (
+        f"{name} got only {len(deliveries)} messages for {ROTATIONS} rotations"
     )
     for number, delivery in enumerate(deliveries, 1):
         mine = foreign.apart_from(delivery.ids)
@@ -136,11 +136,11 @@ def test_registered_process_gets_the_bundle_alone(api: Testbed, name: str) -> No
 
 @requirement("WLAPI-2")
 @needs(Capability.UNREGISTERED_PROCESS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", IDENTITY_METHODS)
 def test_unregistered_process_is_denied(api: Testbed, method: str) -> None:
     """A process without an entry gets PermissionDenied and no message."""
     with api.provoking(api.prober.agent.component, NO_IDENTITY_LOGGED):
-        answer = call(api.prober.workload_api(), method)
+        answer = call_method(api.prober.workload_api(), method)
 
     assert answer.code is grpc.StatusCode.PERMISSION_DENIED, (
         f"expected PermissionDenied from {method}, got {answer}"
@@ -153,9 +153,9 @@ def test_unregistered_process_is_denied(api: Testbed, method: str) -> None:
     "metadata",
     [
         pytest.param((), id="absent"),
-        pytest.param(((HEADER[0][0], "false"),), id="false"),
-        pytest.param(((HEADER[0][0], "True"),), id="capital"),
-        pytest.param(((HEADER[0][0], ""),), id="empty"),
+        pytest.param(((SECURITY_HEADER[0][0], "false"),), id="false"),
+        pytest.param(((SECURITY_HEADER[0][0], "True"),), id="capital"),
+        pytest.param(((SECURITY_HEADER[0][0], ""),), id="empty"),
     ],
 )
 @pytest.mark.parametrize("method", ALL_METHODS)
@@ -171,8 +171,8 @@ def test_call_without_header_is_rejected(
     accepted = {grpc.StatusCode.OK}
     accepted |= {grpc.StatusCode.UNIMPLEMENTED} if method in OPTIONAL else set()
 
-    control = call(target, method, fields=fields)
-    answer = call(target, method, metadata=metadata, fields=fields)
+    control = call_method(target, method, fields=fields)
+    answer = call_method(target, method, metadata=metadata, fields=fields)
 
     assert control.code in accepted, f"with the header {method} gave {control}"
     assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, (
@@ -186,7 +186,7 @@ def test_identity_follows_the_entry(api: Testbed) -> None:
     """A process gets an SVID when its entry is created, and loses it when the entry is deleted."""
     target, foreign = api.prober.workload_api(), api.foreign(PROBER)
     wanted = api.scenario.spiffe_id("late")
-    limit, answers = budgets.REGISTRATION, list[Answer]()
+    limit, answers = budgets.REGISTRATION, list[X509Answer]()
 
     with api.provoking(api.prober.agent.component, NO_IDENTITY_LOGGED):
         with api.registered("late", api.prober.selectors) as entry:

@@ -3,9 +3,8 @@
 import grpc
 import pytest
 
-from svidproof import Testbed, requirement
-from svidproof.components.envoy import BUNDLE
-from svidproof.probes.sds import fetch_secrets
+from svidproof import BUNDLE, Testbed, requirement
+from svidproof.probes import fetch_secrets
 
 # SPIRE's default names, in addition to BUNDLE: doc/spire_agent.md.
 DEFAULT_SVID, ALL_BUNDLES = "default", "ALL"
