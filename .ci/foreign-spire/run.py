@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from svidproof.platforms.kubernetes.client.api import Cluster
-    from svidproof.platforms.kubernetes.pods.placement import Ground
+    from svidproof.platforms.kubernetes.pods.placement import ClusterContext
 
 HERE = Path(__file__).parent
 SPIRE, TENANT = "spire-system", "demo"
@@ -100,7 +100,7 @@ VARIANTS = {
 
 
 @contextlib.contextmanager
-def kind(*, keep: bool) -> Iterator[tuple[Ground, Path]]:
+def kind(*, keep: bool) -> Iterator[tuple[ClusterContext, Path]]:
     """A cluster with the images of SPIRE, its controller manager and Envoy; and its kubeconfig."""
     progress = tools.Progress()
     request = RunRequest(platform="kind", images="build", keep=keep)
@@ -126,7 +126,7 @@ def kind(*, keep: bool) -> Iterator[tuple[Ground, Path]]:
 
 
 @contextlib.contextmanager
-def deployed(ground: Ground, variant: Variant) -> Iterator[None]:
+def deployed(ground: ClusterContext, variant: Variant) -> Iterator[None]:
     """An existing SPIRE during the block."""
     cluster, said = ground.cluster, {**SAID, **variant.said}
     values = {

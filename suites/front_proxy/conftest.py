@@ -21,7 +21,7 @@ def genuine_client_is_accepted(quiet: Testbed) -> Iterator[None]:
 
     def control() -> None:
         credential = quiet.genuine_client()
-        assert_echoed(quiet.outside.get("proxy", credential=credential))
+        assert_echoed(quiet.external_client.get("proxy", credential=credential))
 
     control()
     yield

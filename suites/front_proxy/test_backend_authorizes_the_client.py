@@ -34,7 +34,7 @@ def test_allowed_client_is_served(front_proxy: Testbed, name: str, saw: Saw) -> 
     credential = front_proxy.own_credential(name)
     before, decided = backend.tally(), backend.decisions()
 
-    exchange = front_proxy.outside.get(
+    exchange = front_proxy.external_client.get(
         "proxy", credential=credential, headers=(("x-svidproof-tag", tag),)
     )
 
@@ -57,7 +57,7 @@ def test_other_client_is_denied(front_proxy: Testbed, saw: Saw, *, forged: bool)
     value = FORGED.format(proxy=proxy.spiffe_id, client=client)
     before, at_proxy, decided = backend.tally(), proxy.tally(), backend.decisions()
 
-    exchange = front_proxy.outside.get(
+    exchange = front_proxy.external_client.get(
         "proxy",
         credential=credential,
         headers=((CLIENT_CERTIFICATE, value),) if forged else (),
@@ -81,7 +81,7 @@ def test_client_and_proxy_are_distinguished(front_proxy: Testbed, name: str, saw
     # The proxy's certificate may be renewed during the request.
     proxy_hashes = {_hash(proxy.svid().leaf)}
 
-    exchange = front_proxy.outside.get("proxy", credential=credential)
+    exchange = front_proxy.external_client.get("proxy", credential=credential)
 
     proxy_hashes.add(_hash(proxy.svid().leaf))
     clients = assert_echoed(exchange).clients

@@ -58,7 +58,7 @@ def test_forged_client_certificate_is_overwritten(
     credential = front_proxy.generators["generator"].credential()
     headers = _forged(front_proxy, FORGERIES[form])
 
-    exchange = front_proxy.outside.get("proxy", credential=credential, headers=headers)
+    exchange = front_proxy.external_client.get("proxy", credential=credential, headers=headers)
 
     assert exchange.status == 200, f"the forged header was not overwritten: {exchange}"
     echo = assert_echoed(exchange)
@@ -79,7 +79,9 @@ def test_name_with_underscores_is_rejected(front_proxy: Testbed, name: str, saw:
     proxy, credential = front_proxy.workload("proxy"), front_proxy.genuine_client()
     before = proxy.tally()
 
-    exchange = front_proxy.outside.get("proxy", credential=credential, headers=((name, MARK),))
+    exchange = front_proxy.external_client.get(
+        "proxy", credential=credential, headers=((name, MARK),)
+    )
 
     assert exchange.status == 400, f"expected HTTP 400, got {exchange}"
     assert_counted(proxy, before, {"listener.inbound.ssl.handshake": 1})
@@ -94,7 +96,7 @@ def test_forged_header_does_not_reach_the_backend(
     """A forwarding header of a client does not reach the backend unchanged."""
     credential, tag = front_proxy.genuine_client(), uuid.uuid4().hex
 
-    exchange = front_proxy.outside.get(
+    exchange = front_proxy.external_client.get(
         "proxy", credential=credential, headers=(("x-svidproof-tag", tag), (name, value))
     )
 

@@ -5,7 +5,7 @@ import re
 import grpc
 import pytest
 
-from svidproof import Capability, Moment, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof import Capability, Saw, Testbed, Timestamp, budgets, eventually, needs, requirement
 from svidproof.checks import assert_echoed
 from svidproof.probes import fetch_x509
 
@@ -18,7 +18,7 @@ USED = r"join token .*(not exist|already been used)"
 def test_external_agent_attests_with_a_join_token(front_proxy: Testbed, saw: Saw) -> None:
     """The server lists the external agent with type join_token, and the mesh's with another."""
     agents = {_path(agent): agent for agent in front_proxy.spire.agents()}
-    own = front_proxy.outside.agent_id
+    own = front_proxy.external_client.agent_id
     mesh = [agents.get(_after_domain(i)) for i in front_proxy.agent_ids.values()]
 
     assert _after_domain(own) in agents, f"{own} is not among {sorted(agents)}"
@@ -34,7 +34,7 @@ def test_client_gets_exactly_its_svids(front_proxy: Testbed, saw: Saw) -> None:
     """The external agent gives the client exactly the SVIDs registered for it, each valid."""
     expected = sorted(map(front_proxy.scenario.spiffe_id, front_proxy.scenario.outside))
 
-    answer = fetch_x509(front_proxy.outside.workload_api())
+    answer = fetch_x509(front_proxy.external_client.workload_api())
 
     assert sorted(svid.spiffe_id for svid in answer.svids) == expected, str(answer)
     flaws = [flaw for svid in answer.svids for flaw in svid.flaws()]
@@ -50,7 +50,9 @@ def test_client_is_accepted_with_its_own_svid(front_proxy: Testbed, saw: Saw) ->
     """The client's own SVID is accepted, and the backend sees the client's SPIFFE ID."""
     spiffe_id = front_proxy.scenario.spiffe_id(CLIENT)
 
-    exchange = front_proxy.outside.get("proxy", credential=front_proxy.own_credential(CLIENT))
+    exchange = front_proxy.external_client.get(
+        "proxy", credential=front_proxy.own_credential(CLIENT)
+    )
 
     clients = assert_echoed(exchange).clients
     assert [c.uris for c in clients[:1]] == [(spiffe_id,)], f"the backend sees {clients}"
@@ -77,7 +79,7 @@ def test_agents_do_not_share_svids(front_proxy: Testbed, saw: Saw) -> None:
     external = set(map(front_proxy.scenario.spiffe_id, front_proxy.scenario.outside))
     mesh = set(map(front_proxy.scenario.spiffe_id, front_proxy.scenario.workloads))
 
-    by_external = _cached(front_proxy, front_proxy.outside.agent.component)
+    by_external = _cached(front_proxy, front_proxy.external_client.agent.component)
     by_mesh = set[str]().union(*(_cached(front_proxy, agent) for agent in front_proxy.agents))
 
     assert by_external == external, f"the external agent caches {sorted(by_external)}"
@@ -89,10 +91,10 @@ def test_agents_do_not_share_svids(front_proxy: Testbed, saw: Saw) -> None:
 @needs(Capability.SPIRE_LOGS)
 def test_join_token_works_once(front_proxy: Testbed, saw: Saw) -> None:
     """The server rejects a second agent that uses the same join token."""
-    server, start = front_proxy.spire.component, Moment.now()
+    server, start = front_proxy.spire.component, Timestamp.now()
     before = sorted(_path(agent) for agent in front_proxy.spire.agents())
 
-    with front_proxy.provoking(server, USED), front_proxy.outside.attesting_again():
+    with front_proxy.provoking(server, USED), front_proxy.external_client.attesting_again():
         reason = eventually(lambda: _rejection(front_proxy, start), budgets.TOKEN_REFUSED)
 
     after = sorted(_path(agent) for agent in front_proxy.spire.agents())
@@ -100,7 +102,7 @@ def test_join_token_works_once(front_proxy: Testbed, saw: Saw) -> None:
     saw(f"{server}: {reason}")
 
 
-def _rejection(front_proxy: Testbed, since: Moment) -> str:
+def _rejection(front_proxy: Testbed, since: Timestamp) -> str:
     errors = [r for r in front_proxy.logs(front_proxy.spire.component, since) if r.level == "error"]
     reasons = [r.message for r in errors if re.search(USED, r.message)]
     assert reasons, f"the server logged only {[r.message for r in errors]}"

@@ -77,7 +77,7 @@ def test_proxy_serves_its_own_svid(front_proxy: Testbed, saw: Saw) -> None:
     """The proxy presents its own SPIFFE ID, its public DNS name and a complete chain."""
     proxy, generator = front_proxy.workload("proxy"), front_proxy.generators["generator"]
 
-    exchange = front_proxy.outside.get("proxy", credential=generator.credential())
+    exchange = front_proxy.external_client.get("proxy", credential=generator.credential())
 
     assert exchange.peer_chain, f"no certificate was served: {exchange}"
     leaf = exchange.peer_chain[0]
@@ -90,7 +90,7 @@ def test_proxy_serves_its_own_svid(front_proxy: Testbed, saw: Saw) -> None:
 
 def _get(front_proxy: Testbed, tag: str, version: Version) -> Exchange:
     """Send a request as an external client with the files of the generator."""
-    return front_proxy.outside.get(
+    return front_proxy.external_client.get(
         "proxy",
         PATH,
         credential=front_proxy.generators["generator"].credential(),

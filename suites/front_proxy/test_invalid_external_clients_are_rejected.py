@@ -27,7 +27,9 @@ def test_client_without_certificate_is_rejected(
     proxy = front_proxy.workload("proxy")
     before = proxy.tally()
 
-    exchange = front_proxy.outside.get("proxy", credential=None, versions=(version, version))
+    exchange = front_proxy.external_client.get(
+        "proxy", credential=None, versions=(version, version)
+    )
 
     assert_refused(
         exchange, {refusals.MISSING[version]}, at=proxy, since=before, counter=refusals.NO_CERT
@@ -41,7 +43,7 @@ def test_client_without_tls_is_rejected(front_proxy: Testbed, saw: Saw) -> None:
     proxy = front_proxy.workload("proxy")
     before = proxy.tally()
 
-    exchange = front_proxy.outside.get_plain("proxy")
+    exchange = front_proxy.external_client.get_plain("proxy")
 
     assert_not_answered(exchange)
     assert_counted(proxy, before, {f"listener.inbound.ssl.{refusals.CONNECTION}": 1})
@@ -59,7 +61,7 @@ def test_flawed_external_client_is_rejected(
     proxy, (alert, counter) = front_proxy.workload("proxy"), row.spiffe
     before = proxy.tally()
 
-    exchange = front_proxy.outside.get(
+    exchange = front_proxy.external_client.get(
         "proxy", credential=front_proxy.forged_client(row.flaw), versions=(version, version)
     )
 

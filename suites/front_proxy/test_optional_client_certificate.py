@@ -24,7 +24,7 @@ UNTRUSTED = [Flaw.SELF_SIGNED, Flaw.OTHER_CA, Flaw.OTHER_TRUST_DOMAIN]
 @pytest.mark.parametrize("version", refusals.VERSIONS)
 def test_client_without_certificate_is_accepted(front_proxy: Testbed, version: Version) -> None:
     """A client without a certificate completes the handshake and gets the backend's 403."""
-    exchange = front_proxy.outside.get(
+    exchange = front_proxy.external_client.get(
         "proxy", port=_port(front_proxy), credential=None, versions=(version, version)
     )
 
@@ -39,7 +39,7 @@ def test_client_with_certificate_is_accepted(
     """A client with a valid certificate gets the same answer as on the strict listener."""
     credential = front_proxy.genuine_client()
 
-    exchange = front_proxy.outside.get(
+    exchange = front_proxy.external_client.get(
         "proxy", port=_port(front_proxy), credential=credential, versions=(version, version)
     )
 
@@ -57,7 +57,7 @@ def test_client_with_untrusted_certificate_is_rejected(
     proxy = front_proxy.workload("proxy")
     before = proxy.tally()
 
-    exchange = front_proxy.outside.get(
+    exchange = front_proxy.external_client.get(
         "proxy",
         port=_port(front_proxy),
         credential=front_proxy.forged_client(flaw),

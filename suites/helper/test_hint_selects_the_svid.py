@@ -8,8 +8,8 @@ import pytest
 
 from svidproof import (
     Ended,
-    Helped,
     Saw,
+    SpiffeHelperWorkload,
     Testbed,
     budgets,
     eventually,
@@ -31,7 +31,7 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def hinted(manifest: Testbed) -> Iterator[Helped]:
+def hinted(manifest: Testbed) -> Iterator[SpiffeHelperWorkload]:
     """A workload with one SVID for each hint, in addition to the one without a hint."""
     other, agent = manifest.helped[OTHER], manifest.agent_of(OTHER)
     with contextlib.ExitStack() as entries:
@@ -42,7 +42,7 @@ def hinted(manifest: Testbed) -> Iterator[Helped]:
         yield other
 
 
-def test_hinted_svid_is_written(manifest: Testbed, hinted: Helped, saw: Saw) -> None:
+def test_hinted_svid_is_written(manifest: Testbed, hinted: SpiffeHelperWorkload, saw: Saw) -> None:
     """The certificate file holds the SVID of the entry with the configured hint."""
     for hint in HINTS:
         eventually(functools.partial(_assert_fetched, hinted, hint), budgets.REGISTRATION)
@@ -54,7 +54,7 @@ def test_hinted_svid_is_written(manifest: Testbed, hinted: Helped, saw: Saw) -> 
         saw(f"{hint}: {expected}")
 
 
-def test_unknown_hint_is_reported(hinted: Helped) -> None:
+def test_unknown_hint_is_reported(hinted: SpiffeHelperWorkload) -> None:
     """spiffe-helper exits with status 1 and logs a hint that no SVID has."""
     exited = _try(hinted, "nowhere")
 
@@ -62,11 +62,11 @@ def test_unknown_hint_is_reported(hinted: Helped) -> None:
     assert "failed to find the hinted x509 SVID" in exited.said, str(exited)
 
 
-def _assert_fetched(hinted: Helped, hint: str) -> None:
+def _assert_fetched(hinted: SpiffeHelperWorkload, hint: str) -> None:
     exited = _try(hinted, hint)
     assert exited.status == 0, f"with hint {hint} {exited}"
 
 
-def _try(hinted: Helped, hint: str) -> Ended:
+def _try(hinted: SpiffeHelperWorkload, hint: str) -> Ended:
     text = hinted.text({**hinted.configuration(), **FILES, "daemon_mode": False})
     return hinted.try_configuration(f'{text}hint = "{hint}"\n')

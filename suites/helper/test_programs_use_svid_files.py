@@ -7,8 +7,8 @@ import pytest
 
 from svidproof import (
     MANIFEST,
-    Helped,
     Saw,
+    SpiffeHelperWorkload,
     Testbed,
     budgets,
     eventually,
@@ -107,7 +107,7 @@ def test_client_without_certificate_is_rejected(manifest: Testbed) -> None:
     assert "PEER_DID_NOT_RETURN_A_CERTIFICATE" in after[0][1], f"the server logged {after[0][1]}"
 
 
-def _seen(server: Helped, since: int) -> list[tuple[str | None, str, int | None]]:
+def _seen(server: SpiffeHelperWorkload, since: int) -> list[tuple[str | None, str, int | None]]:
     seen = server.seen(since)
     assert seen, f"{server.name} recorded no connection"
     return seen

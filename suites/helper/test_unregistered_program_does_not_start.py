@@ -8,10 +8,10 @@ import pytest
 
 from svidproof import (
     Capability,
-    Moment,
     NotYet,
     Saw,
     Testbed,
+    Timestamp,
     budgets,
     eventually,
     needs,
@@ -47,7 +47,7 @@ def test_helper_logs_that_no_identity_is_issued(manifest: Testbed, saw: Saw) -> 
 
 def test_program_starts_once_its_entry_exists(manifest: Testbed) -> None:
     """The same spiffe-helper process then writes files and starts its program."""
-    late, start = manifest.helped[LATE], Moment.now()
+    late, start = manifest.helped[LATE], Timestamp.now()
 
     with manifest.registered(LATE, late.selectors, agent=manifest.agent_of(LATE)):
         state = eventually(late.state, budgets.HELPER_BACK, alive=late.assert_alive)

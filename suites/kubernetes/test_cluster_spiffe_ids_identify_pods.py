@@ -11,12 +11,12 @@ from svidproof import (
     RECONCILED,
     Budget,
     Capability,
-    Guest,
+    ExtraWorkload,
     Measure,
-    Moment,
     NotYet,
-    Overdue,
     Testbed,
+    TimedOut,
+    Timestamp,
     as_uri,
     budgets,
     consistently,
@@ -55,8 +55,8 @@ def _expected_errors(api: Testbed) -> Iterator[None]:
         stack.enter_context(api.provoking(api.controller.component, DELETED))
         yield
         # Errors of the current reconciliation and of the next one are expected too.
-        end = Moment.now()
-        with contextlib.suppress(Overdue):
+        end = Timestamp.now()
+        with contextlib.suppress(TimedOut):
             eventually(lambda: _assert_reconciled(api, end, 1), RECONCILIATIONS)
 
 
@@ -66,10 +66,10 @@ def test_new_pod_is_identified(api: Testbed, measure: Measure) -> None:
     own = api.controller.spiffe_id(GREETER)
 
     with api.controller.identify(GREETER, like=GREETER, ttl=TTL):
-        begin = Moment.now()
+        begin = Timestamp.now()
         with _greeter(api) as pod:
             svid = pod.await_svid(own)
-            passed = Moment.now().at - begin.at
+            passed = Timestamp.now().at - begin.at
             entries = _entries(api)
 
     assert len(entries) == 1, f"there are {len(entries)} entries: {_described(entries)}"
@@ -88,10 +88,10 @@ def test_changed_template_changes_the_id(api: Testbed, measure: Measure) -> None
 
     with api.controller.identify(GREETER, like=GREETER) as ids, _greeter(api) as pod:
         before = pod.await_svid(own)
-        begin = Moment.now()
+        begin = Timestamp.now()
         ids.change(spiffeIDTemplate=ELSEWHERE)
         after = pod.await_svid(other)
-        passed = Moment.now().at - begin.at
+        passed = Timestamp.now().at - begin.at
         left = [_id(entry) for entry in _entries(api)]
 
     assert left == [other], f"the entries are now for {left}"
@@ -109,11 +109,11 @@ def test_deleted_cluster_spiffe_id_ends_access(api: Testbed, measure: Measure) -
 
     with api.controller.identify(GREETER, like=GREETER, ttl=TTL) as ids, _greeter(api) as pod:
         pod.await_svid(own)
-        begin = Moment.now()
+        begin = Timestamp.now()
         ids.delete()
         eventually(lambda: _assert_none(api), budgets.IDENTIFIED)
         pod.await_refusal()
-        denied = Moment.now()
+        denied = Timestamp.now()
         rest = Budget("until its last SVID has expired", TTL, 0.25)
         consistently(lambda: _assert_denied_and_unsigned(api, pod, own, denied), rest)
 
@@ -134,7 +134,7 @@ def test_entries_stay_the_same_without_changes(api: Testbed) -> None:
         for pod, spiffe_id in zip(pods, (own, other), strict=True):
             pod.await_svid(spiffe_id)
             stack.enter_context(pod.streaming(lambda answer: ends.append(str(answer))))
-        before, since = _by_id(api), Moment.now()
+        before, since = _by_id(api), Timestamp.now()
         eventually(lambda: _assert_reconciled(api, since, RECONCILES), RECONCILIATIONS)
         after = _by_id(api)
         closed = list(ends)
@@ -156,10 +156,10 @@ def test_replacement_pod_gets_its_own_entry(api: Testbed, measure: Measure) -> N
         first = pod.await_svid(own)
         before = only(_entries(api), "entry")
         pod.leave()
-        begin = Moment.now()
+        begin = Timestamp.now()
         pod = stack.enter_context(_greeter(api))
         second = pod.await_svid(own)
-        passed = Moment.now().at - begin.at
+        passed = Timestamp.now().at - begin.at
         eventually(lambda: _assert_gone(api, before["id"]), budgets.IDENTIFIED)
         entries = _entries(api)
 
@@ -181,7 +181,7 @@ def test_unselected_pod_is_denied(api: Testbed, thing: str) -> None:
         _greeter(api) as twin,
     ):
         unselected.assert_refused()
-        since = Moment.now()
+        since = Timestamp.now()
         twin.await_svid(own)
         # The controller manager has reconciled both pods.
         eventually(lambda: _assert_reconciled(api, since, 2), RECONCILIATIONS)
@@ -194,7 +194,7 @@ def test_unselected_pod_is_denied(api: Testbed, thing: str) -> None:
 
 def _greeter(
     api: Testbed, name: str = GREETER, **but: str
-) -> contextlib.AbstractContextManager[Guest]:
+) -> contextlib.AbstractContextManager[ExtraWorkload]:
     return api.guest(name, like=GREETER, agent=api.agent_of("api"), but=but)
 
 
@@ -218,7 +218,7 @@ def _serial(svid: X509Svid) -> int:
     return svid.chain[0].serial_number
 
 
-def _assert_bound(api: Testbed, entry: dict[str, Any], pod: Guest) -> None:
+def _assert_bound(api: Testbed, entry: dict[str, Any], pod: ExtraWorkload) -> None:
     """Assert that an entry serves only this pod, on its own node."""
     parent = as_uri(entry["parent_id"])
     wanted = api.agent_ids[pod.agent.component]
@@ -237,14 +237,16 @@ def _assert_gone(api: Testbed, entry_id: str) -> None:
         raise NotYet(f"entry {entry_id} of the deleted pod is still there")
 
 
-def _assert_reconciled(api: Testbed, since: Moment, times: int) -> None:
+def _assert_reconciled(api: Testbed, since: Timestamp, times: int) -> None:
     records = api.logs(api.controller.component, since)
     count = sum(record.message == RECONCILED for record in records)
     if count < times:
         raise NotYet(f"the controller manager logged {count} reconciliations")
 
 
-def _assert_denied_and_unsigned(api: Testbed, pod: Guest, own: str, since: Moment) -> None:
+def _assert_denied_and_unsigned(
+    api: Testbed, pod: ExtraWorkload, own: str, since: Timestamp
+) -> None:
     pod.assert_refused()
     late = [
         record

@@ -10,7 +10,7 @@ import pytest
 from svidproof import (
     Capability,
     CsiDriver,
-    Guest,
+    ExtraWorkload,
     NotYet,
     PlatformError,
     Saw,
@@ -132,7 +132,7 @@ def test_driver_restart_disconnects_no_pod(api: Testbed, csi: CsiDriver) -> None
 
 
 @contextlib.contextmanager
-def _pod(api: Testbed, name: str, agent: SpireAgent) -> Iterator[Guest]:
+def _pod(api: Testbed, name: str, agent: SpireAgent) -> Iterator[ExtraWorkload]:
     """Run a pod with the volume and an entry while the block runs."""
     with (
         api.guest(name, like=name, agent=agent, but={"volume": api.csi.name}) as pod,
@@ -141,7 +141,7 @@ def _pod(api: Testbed, name: str, agent: SpireAgent) -> Iterator[Guest]:
         yield pod
 
 
-def _served(api: Testbed, pod: Guest) -> int:
+def _served(api: Testbed, pod: ExtraWorkload) -> int:
     """Wait for its own SVID and return the serial number; raises AssertionError."""
     try:
         return pod.await_svid(api.scenario.spiffe_id(pod.name)).chain[0].serial_number
@@ -149,6 +149,6 @@ def _served(api: Testbed, pod: Guest) -> int:
         raise AssertionError(f"{pod.name} is not served: {error}") from None
 
 
-def _assert_unmounted(csi: CsiDriver, agent: SpireAgent, pod: Guest) -> None:
+def _assert_unmounted(csi: CsiDriver, agent: SpireAgent, pod: ExtraWorkload) -> None:
     if pod.uid in csi.volumes(agent):
         raise NotYet(f"the volume of the deleted pod {pod.name} is still mounted")

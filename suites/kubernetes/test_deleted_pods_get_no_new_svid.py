@@ -8,10 +8,10 @@ from svidproof import (
     Budget,
     Capability,
     LogRecord,
-    Moment,
     NotYet,
     Period,
     Testbed,
+    Timestamp,
     budgets,
     consistently,
     eventually,
@@ -38,7 +38,7 @@ class Deletion:
     """
 
     entry: str
-    dropped: Moment
+    dropped: Timestamp
     due: float
 
 
@@ -58,7 +58,7 @@ def deletion(api: Testbed) -> Deletion:
             eventually(lambda: _assert_renewed(api), renewal, alive=agent.assert_alive)
             leaver.leave()
         eventually(lambda: _assert_dropped(api, entry), budgets.REGISTRATION)
-    dropped = Moment.now()
+    dropped = Timestamp.now()
     return Deletion(entry, dropped, dropped.at + longest)
 
 
@@ -77,7 +77,7 @@ def test_entry_is_deleted(api: Testbed, deletion: Deletion) -> None:
 @runs_last(2)
 def test_no_svid_is_signed_after_deletion(api: Testbed, deletion: Deletion) -> None:
     """No SVID is signed for a deleted workload, not even when a renewal would be due."""
-    rest = max(deletion.due - Moment.now().at, 0.0)
+    rest = max(deletion.due - Timestamp.now().at, 0.0)
 
     def unsigned() -> None:
         late = [r for r in _signatures(api) if r.wall > deletion.dropped.wall]

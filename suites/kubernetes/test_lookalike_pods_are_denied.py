@@ -8,11 +8,11 @@ import pytest
 
 from svidproof import (
     Capability,
-    Guest,
-    Moment,
+    ExtraWorkload,
     NotYet,
     Saw,
     Testbed,
+    Timestamp,
     budgets,
     eventually,
     needs,
@@ -33,7 +33,7 @@ DENIED = r"No identity issued"
 
 
 @pytest.fixture(scope="module")
-def pods(api: Testbed) -> Iterator[dict[str, Guest]]:
+def pods(api: Testbed) -> Iterator[dict[str, ExtraWorkload]]:
     """A twin of the API's pod, and for each selector a pod that differs only in it."""
     with contextlib.ExitStack() as stack:
         yield {
@@ -45,12 +45,12 @@ def pods(api: Testbed) -> Iterator[dict[str, Guest]]:
 @requirement("K8S-2")
 @pytest.mark.parametrize("differs", [name for name in DIFFERS if name != TWIN])
 def test_lookalike_pod_is_denied(
-    api: Testbed, pods: dict[str, Guest], differs: str, saw: Saw
+    api: Testbed, pods: dict[str, ExtraWorkload], differs: str, saw: Saw
 ) -> None:
     """A pod that differs from the API in one selector is attested and denied; its twin is not."""
     twin, lookalike = pods[TWIN], pods[differs]
     own = api.scenario.spiffe_id("api")
-    since = Moment.now()
+    since = Timestamp.now()
 
     with api.provoking(lookalike.agent.component, DENIED):
         twin.await_svid(own)
@@ -64,7 +64,7 @@ def test_lookalike_pod_is_denied(
     saw(f"another {differs}: PermissionDenied")
 
 
-def _assert_attested(api: Testbed, pod: Guest, since: Moment) -> None:
+def _assert_attested(api: Testbed, pod: ExtraWorkload, since: Timestamp) -> None:
     logs = api.logs(pod.agent.component, since)
     with reading("selectors in the agent's log"):
         attested = [

@@ -107,7 +107,7 @@ def test_old_agent_drops_the_entry(api: Testbed, move: Move) -> None:
 
 
 def _signed_for(api: Testbed, svid: X509Svid) -> list[str | None]:
-    """Return the agents for which the server logged this SVID's signature; raises Overdue."""
+    """Return the agents for which the server logged this SVID's signature; raises TimedOut."""
     serial = str(svid.chain[0].serial_number)
 
     def callers() -> list[str | None]:

@@ -13,12 +13,12 @@ import pytest
 from svidproof import (
     Capability,
     Measure,
-    Moment,
     NotYet,
-    Overdue,
     Progress,
     Source,
     Testbed,
+    TimedOut,
+    Timestamp,
     budgets,
     eventually,
     needs,
@@ -54,9 +54,9 @@ class Restarts:
 
     testbed: Testbed
     served: tuple[str, ...]
-    agent: tuple[Moment, Moment]
-    server: tuple[Moment, Moment]
-    back: Moment
+    agent: tuple[Timestamp, Timestamp]
+    server: tuple[Timestamp, Timestamp]
+    back: Timestamp
     late: str
     entries: tuple[dict[str, object], dict[str, object]]
     bundles: tuple[Collection[object], Collection[object]]
@@ -68,26 +68,26 @@ def restarts(api: Testbed, progress: Progress) -> Restarts:
     agent, late = api.agent_of("api"), list[str]()
     served = tuple(name for name in api.workloads if api.agent_of(name) is agent)
 
-    def renewed(names: Collection[str], since: Moment) -> Moment:
+    def renewed(names: Collection[str], since: Timestamp) -> Timestamp:
         try:
             eventually(lambda: _assert_renewed(api, names, since), budgets.RENEWED)
-        except Overdue as error:
+        except TimedOut as error:
             late.append(str(error))
-        return Moment.now()
+        return Timestamp.now()
 
     with _provoking_all(api):
         progress(f"restarting {agent.component}")
-        agent_stopped = Moment.now()
+        agent_stopped = Timestamp.now()
         agent.stop()
         agent.restart()
         agent.wait_ready()
         recovered = renewed(served, agent_stopped)
         entries, bundle = _entries(api), set(api.spire.bundle())
         progress(f"restarting {api.spire.component}")
-        server_stopped = Moment.now()
+        server_stopped = Timestamp.now()
         api.spire.stop()
         api.spire.restart()
-        back = Moment.now()
+        back = Timestamp.now()
         entries_after, bundle_after = _entries(api), set(api.spire.bundle())
         end = renewed(api.workloads, back)
     return Restarts(
@@ -180,7 +180,7 @@ def _entries(api: Testbed) -> dict[str, object]:
     return {entry["id"]: entry for entry in api.spire.entries()}
 
 
-def _new(api: Testbed, name: str, since: Moment) -> set[str]:
+def _new(api: Testbed, name: str, since: Timestamp) -> set[str]:
     """Return the serials of certificates that were signed since a moment and shown by a sidecar."""
     timeline = api.watch.timeline
     signed = {
@@ -191,7 +191,7 @@ def _new(api: Testbed, name: str, since: Moment) -> set[str]:
     return signed & {str(s.serial) for s in timeline.sightings(Source.CERTS, name)}
 
 
-def _assert_renewed(api: Testbed, names: Collection[str], since: Moment) -> None:
+def _assert_renewed(api: Testbed, names: Collection[str], since: Timestamp) -> None:
     api.watch.catch_up()
     for name in names:
         if not _new(api, name, since):
@@ -202,7 +202,7 @@ def _is_about(fields: dict[str, str], spiffe_id: str) -> bool:
     return fields.get("spiffe_id") == spiffe_id
 
 
-def _assert_none_expired(api: Testbed, names: Collection[str], *, since: Moment) -> None:
+def _assert_none_expired(api: Testbed, names: Collection[str], *, since: Timestamp) -> None:
     for name in names:
         shown = api.watch.timeline.sightings(Source.CERTS, name)
         samples = [sighting for sighting in shown if sighting.last.at >= since.at]
@@ -212,7 +212,7 @@ def _assert_none_expired(api: Testbed, names: Collection[str], *, since: Moment)
             assert late <= 0, f"{name} showed {sighting.serial:x} {late:.1f} s after its expiry"
 
 
-def _assert_all_answered(api: Testbed, start: Moment, end: Moment) -> None:
+def _assert_all_answered(api: Testbed, start: Timestamp, end: Timestamp) -> None:
     asked = api.watch.timeline.requests(CLIENT)
     requests = [r for r in asked if start.at <= r.sent.at <= end.at]
     failed = [r for r in requests if r.status != http.HTTPStatus.OK]

@@ -44,7 +44,7 @@ class Surroundings:
                 "agents": {name: agents.get(name) for name in own_agents},
                 "bundle": {c.serial_number: c for c in spire.bundle()},
             },
-            {name: w.envoy.foundation() for name, w in two_frontends.workloads.items()},
+            {name: w.envoy.static_config() for name, w in two_frontends.workloads.items()},
             {name: two_frontends.workload(name).app.seen()[:1] for name in OTHERS},
             {
                 f"{name}/{file}": None if content is None else hashlib.sha256(content).hexdigest()

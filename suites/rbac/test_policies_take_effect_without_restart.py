@@ -19,11 +19,11 @@ import pytest
 
 from svidproof import (
     Measure,
-    Moment,
     NotYet,
     Request,
     Saw,
     Testbed,
+    Timestamp,
     budgets,
     eventually,
     rbac,
@@ -69,7 +69,7 @@ class Change:
 class Uptime:
     """What a restart would change: static configuration and its times, and the app's memory."""
 
-    foundation: Mapping[str, Any]
+    static_config: Mapping[str, Any]
     listeners: Mapping[str, int]
     requests: int
     marked: bool
@@ -79,7 +79,7 @@ class Uptime:
         """Record the present state; a request with this tag was sent before."""
         backend = two_frontends.workload("backend")
         return cls(
-            backend.envoy.foundation(),
+            backend.envoy.static_config(),
             backend.envoy.stats(r"^listener_manager\.(listener|total_listeners)_"),
             backend.app.count(),
             any(request.tag == tag for request in backend.app.seen()),
@@ -102,7 +102,7 @@ def changes(two_frontends: Testbed) -> Changes:
     """A policy that allows only the first frontend is enforced and removed several times."""
     frontend, other, backend = map(two_frontends.workload, (FRONTEND, OTHER, "backend"))
     rules = rbac.allow(rbac.exactly(frontend.spiffe_id))
-    tag, start, marks = uuid.uuid4().hex, Moment.now(), list[tuple[int, float, float]]()
+    tag, start, marks = uuid.uuid4().hex, Timestamp.now(), list[tuple[int, float, float]]()
     frontend.envoy.request("backend", PATH, tag=tag)
     before = Uptime.of(two_frontends, tag)
     client = SessionClient(backend.door("inbound"), other.svid())
@@ -138,7 +138,9 @@ def test_sidecar_and_app_are_not_restarted(changes: Changes) -> None:
     """The sidecar keeps its start time and listeners, and the app keeps its state."""
     before, after = changes.before, changes.after
 
-    changed = [name for name, part in before.foundation.items() if after.foundation[name] != part]
+    changed = [
+        name for name, part in before.static_config.items() if after.static_config[name] != part
+    ]
     assert not changed, f"the sidecar was restarted or has other listeners: {', '.join(changed)}"
     assert after.listeners == before.listeners, f"the sidecar's listeners: {after.listeners}"
     assert before.marked, "the app did not receive the first request"
@@ -234,7 +236,7 @@ def _await_answers(
     eventually(answered, budgets.UNDER_CHANGES, alive=two_frontends.assert_alive)
 
 
-def _await_watch(two_frontends: Testbed, since: Moment) -> None:
+def _await_watch(two_frontends: Testbed, since: Timestamp) -> None:
     def seen() -> None:
         for name in (FRONTEND, OTHER):
             if (count := len(_watched(two_frontends, name, since))) < LEAST:
@@ -243,6 +245,6 @@ def _await_watch(two_frontends: Testbed, since: Moment) -> None:
     eventually(seen, budgets.UNDER_CHANGES, alive=two_frontends.assert_alive)
 
 
-def _watched(two_frontends: Testbed, name: str, since: Moment) -> list[Request]:
+def _watched(two_frontends: Testbed, name: str, since: Timestamp) -> list[Request]:
     requests = two_frontends.watch.timeline.requests(name)
     return [request for request in requests if request.sent.at >= since.at]

@@ -16,11 +16,11 @@ from svidproof import (
     Budget,
     Items,
     Measure,
-    Moment,
-    Overdue,
     Progress,
     Saw,
     Testbed,
+    TimedOut,
+    Timestamp,
     budgets,
     eventually,
     experiment,
@@ -58,7 +58,7 @@ class Created:
         hello: its first call.
     """
 
-    since: Moment
+    since: Timestamp
     before: IdentitySnapshot
     after: IdentitySnapshot
     hello: Hello
@@ -76,7 +76,7 @@ class Changed:
         shortfall: what had not arrived; empty if all had.
     """
 
-    since: Moment
+    since: Timestamp
     before: IdentitySnapshot
     after: IdentitySnapshot
     took: float
@@ -153,7 +153,7 @@ def newcomer(testbed: Testbed, progress: Progress) -> Newcomer:
         return snapshot
 
     before = eventually(denied, budgets.PROGRAM_READY, alive=testbed.assert_alive)
-    since = Moment.now()
+    since = Timestamp.now()
     with testbed.registered("newcomer", program.program.selectors) as entry_id:
         after = _await_svid(program)
         progress("changing and deleting the entry of a program")
@@ -252,7 +252,7 @@ def test_deleted_entry_gets_no_new_svid(newcomer: Newcomer) -> None:
 
 
 def _await_svid(program: Greeter) -> IdentitySnapshot:
-    """Wait until the program holds an SVID; raises Overdue."""
+    """Wait until the program holds an SVID; raises TimedOut."""
 
     def held() -> IdentitySnapshot:
         now = program.identity()
@@ -266,7 +266,7 @@ def _await_svid(program: Greeter) -> IdentitySnapshot:
 def _change(testbed: Testbed, program: Greeter, entry_id: str) -> Changed:
     """Give the entry another DNS name and TTL, and wait until the program has both."""
     budget = Budget("a changed entry reaches its program", propagation(testbed))
-    before, since = program.identity(), Moment.now()
+    before, since = program.identity(), Timestamp.now()
 
     def arrived() -> None:
         snapshot = program.identity()
@@ -279,9 +279,9 @@ def _change(testbed: Testbed, program: Greeter, entry_id: str) -> Changed:
     shortfall = ""
     try:
         eventually(arrived, budget, alive=program.program.assert_alive)
-    except Overdue as error:
+    except TimedOut as error:
         shortfall = str(error)
-    took = Moment.now().at - since.at
+    took = Timestamp.now().at - since.at
     return Changed(since, before, program.identity(), took, shortfall)
 
 
@@ -289,7 +289,7 @@ def _delete(testbed: Testbed, greeters: Greeters, entry_id: str) -> Deleted:
     """Delete the entry, and have the program call until it is rejected."""
     program, refused = greeters.newcomer, len(greeters.server.refused())
     budget = Budget("a deleted entry ends its program's stream", propagation(testbed))
-    since = Moment.now()
+    since = Timestamp.now()
 
     def ended() -> None:
         outcomes = program.identity().since(since)
@@ -299,9 +299,9 @@ def _delete(testbed: Testbed, greeters: Greeters, entry_id: str) -> Deleted:
     open_stream, calls, access = "", list[Call](), ""
     try:
         eventually(ended, budget, alive=program.program.assert_alive)
-    except Overdue as error:
+    except TimedOut as error:
         open_stream = str(error)
-    held, took = program.identity(), Moment.now().at - since.at
+    held, took = program.identity(), Timestamp.now().at - since.at
     # While its stream is open it may get SVIDs that never let its access end.
     if not open_stream:
         access = _call_until_rejected(program, held, calls)
@@ -324,17 +324,17 @@ def _call_until_rejected(program: Greeter, held: IdentitySnapshot, calls: list[C
     Returns:
         Why it counts as never rejected; empty if it was.
     """
-    left = (held.until - Moment.now().wall).total_seconds()
+    left = (held.until - Timestamp.now().wall).total_seconds()
     budget = Budget("access ends with the last SVID", max(left, 0) + SLACK, CALL_INTERVAL)
 
     def rejected() -> None:
-        start = Moment.now()
+        start = Timestamp.now()
         hello = program.hello("server", "Nan")
-        calls.append(Call(start, hello, Moment.now()))
+        calls.append(Call(start, hello, Timestamp.now()))
         assert hello.refused, f"it got {hello}"
 
     try:
         eventually(rejected, budget, alive=program.program.assert_alive)
-    except Overdue as error:
+    except TimedOut as error:
         return str(error)
     return ""

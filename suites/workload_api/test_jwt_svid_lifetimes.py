@@ -17,8 +17,8 @@ from svidproof import (
     Budget,
     Capability,
     Measure,
-    Overdue,
     Testbed,
+    TimedOut,
     budgets,
     eventually,
     needs,
@@ -90,7 +90,7 @@ def series(greeter: Testbed) -> Series:
 
         try:
             eventually(replaced, REPLACED)
-        except Overdue as error:
+        except TimedOut as error:
             shortfall = str(error)
     return Series(tuple(fetched), shortfall)
 

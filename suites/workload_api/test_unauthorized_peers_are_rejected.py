@@ -9,9 +9,9 @@ import pytest
 from svidproof import (
     Capability,
     LogRecord,
-    Moment,
     Saw,
     Testbed,
+    Timestamp,
     budgets,
     eventually,
     needs,
@@ -27,7 +27,7 @@ ALERT = "tls alert bad certificate"
 
 
 def assert_rejected(
-    testbed: Testbed, hello: Hello, *, client: Greeter, server: Greeter, since: Moment
+    testbed: Testbed, hello: Hello, *, client: Greeter, server: Greeter, since: Timestamp
 ) -> tuple[LogRecord, LogRecord]:
     """Assert that a handshake failed; return the log records of client and server about it."""
     if hello.message:
@@ -42,7 +42,7 @@ def assert_rejected(
     return own, other
 
 
-def _logged(testbed: Testbed, greeter: Greeter, message: str, since: Moment) -> LogRecord:
+def _logged(testbed: Testbed, greeter: Greeter, message: str, since: Timestamp) -> LogRecord:
     def logged() -> LogRecord:
         records = testbed.logs(greeter.program.component, since)
         found = [r for r in records if r.message == message]
@@ -55,7 +55,7 @@ def _logged(testbed: Testbed, greeter: Greeter, message: str, since: Moment) -> 
 @requirement("GREETER-3")
 def test_client_with_another_id_is_rejected(greeter: Testbed, greeters: Greeters, saw: Saw) -> None:
     """The server rejects a client with a genuine SVID of another service account."""
-    since, before = Moment.now(), len(greeters.server.refused())
+    since, before = Timestamp.now(), len(greeters.server.refused())
 
     hello = greeters.unauthorized.hello("server", "Eve")
 
@@ -73,7 +73,7 @@ def test_client_with_another_id_is_rejected(greeter: Testbed, greeters: Greeters
 @requirement("GREETER-3")
 def test_server_with_another_id_is_rejected(greeter: Testbed, greeters: Greeters, saw: Saw) -> None:
     """The client rejects a server with a genuine SVID of another service account."""
-    since, other_id = Moment.now(), greeters.unauthorized.spiffe_id
+    since, other_id = Timestamp.now(), greeters.unauthorized.spiffe_id
 
     hello = greeters.client.hello("impostor", "Eve")
 

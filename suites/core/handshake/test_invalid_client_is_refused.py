@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Moment, Saw, Testbed, budgets, eventually, requirement
+from svidproof import Saw, Testbed, Timestamp, budgets, eventually, requirement
 from svidproof.checks import assert_accepted, assert_counted, assert_unavailable, assert_unseen
 
 CALLS = [
@@ -48,7 +48,7 @@ def _valid_client_is_served(quiet_api: Testbed) -> Iterator[None]:
 def test_invalid_client_is_refused(api: Testbed, call: str, server: str, saw: Saw) -> None:
     """The invalid client gets 503 from its own sidecar, and both sidecars log the reason."""
     client, workload = api.workload("invalid-api-client"), api.workload(server)
-    before, start = workload.tally(), Moment.now()
+    before, start = workload.tally(), Timestamp.now()
 
     exchange = client.envoy.request(call)
 
@@ -60,7 +60,7 @@ def test_invalid_client_is_refused(api: Testbed, call: str, server: str, saw: Sa
     saw(f"{exchange}; fail_verify_san +1; the app saw nothing; both logs name the TLS error")
 
 
-def _assert_logged(api: Testbed, component: str, since: Moment, pattern: str) -> None:
+def _assert_logged(api: Testbed, component: str, since: Timestamp, pattern: str) -> None:
     def logged() -> None:
         lines = [r.message for r in api.logs(component, since)]
         last = lines[-1][:200] if lines else "nothing"

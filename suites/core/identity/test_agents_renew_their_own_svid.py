@@ -9,9 +9,9 @@ from svidproof import (
     Budget,
     Capability,
     Measure,
-    Moment,
     Period,
     Testbed,
+    Timestamp,
     as_uri,
     eventually,
     needs,
@@ -34,7 +34,7 @@ class AgentSvid:
     @property
     def left(self) -> float:
         """Seconds until it expires."""
-        return (self.expires - Moment.now().wall).total_seconds()
+        return (self.expires - Timestamp.now().wall).total_seconds()
 
 
 @requirement("ROTATION-10")
@@ -48,7 +48,7 @@ def test_agents_renew_their_own_svid(rotations: Observation, measure: Measure) -
     for agent, agent_id in testbed.agent_ids.items():
         attested = _attested(testbed, agent)
         due = attested + timedelta(seconds=period.longest(ttl) + TRUNCATION)
-        wait = max((due - Moment.now().wall).total_seconds(), TRUNCATION)
+        wait = max((due - Timestamp.now().wall).total_seconds(), TRUNCATION)
         svid = eventually(
             partial(_renewed_svid, testbed, agent_id, attested),
             Budget(f"{agent} renews its own SVID", wait, 0.25),
@@ -61,7 +61,7 @@ def test_agents_renew_their_own_svid(rotations: Observation, measure: Measure) -
         assert left >= period.latest, (
             f"{agent} has {left:.0f} s of its own SVID left, not {period.latest:.0f} s"
         )
-        passed = (Moment.now().wall - attested).total_seconds()
+        passed = (Timestamp.now().wall - attested).total_seconds()
         assert times <= passed / (ttl - period.earliest), (
             f"{agent} renewed its own SVID {times} times in {passed:.0f} s"
         )

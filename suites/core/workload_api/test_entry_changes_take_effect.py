@@ -132,7 +132,7 @@ def _issued(api: Testbed, name: str, **fields: Any) -> X509Svid:  # noqa: ANN401
 
 
 def _await(target: str, wanted: str, complete: Callable[[X509Answer], bool]) -> X509Answer:
-    """Fetch SVIDs until the answer is complete; raises Overdue with the wanted and the last one."""
+    """Fetch SVIDs until the answer is complete; raises TimedOut with the last answer."""
 
     def answered() -> X509Answer:
         answer = fetch_x509(target)

@@ -9,12 +9,12 @@ from svidproof import (
     Budget,
     Capability,
     Measure,
-    Moment,
     NotYet,
-    Overdue,
     Progress,
     Source,
     Testbed,
+    TimedOut,
+    Timestamp,
     eventually,
     experiment,
     needs,
@@ -77,16 +77,16 @@ def next_root(testbed: Testbed, progress: Progress) -> NextRoot:
                 raise NotYet(f"{name} answers a client below the next root: {answer}")
 
     before = {name: ask(name) for name in servers}
-    since, alive = Moment.now(), testbed.assert_alive
+    since, alive = Timestamp.now(), testbed.assert_alive
     testbed.spire.prepare_authority(root)
     try:
         eventually(trusted, _budget(testbed), alive=alive)
-    except Overdue as error:
+    except TimedOut as error:
         return NextRoot(before, None, str(error), "")
-    took = Moment.now().at - since.at
+    took = Timestamp.now().at - since.at
     try:
         eventually(lambda: _assert_held(testbed, [Source.CERTS], root), SHOWN, alive=alive)
-    except Overdue as error:
+    except TimedOut as error:
         return NextRoot(before, took, "", str(error))
     return NextRoot(before, took, "", "")
 
