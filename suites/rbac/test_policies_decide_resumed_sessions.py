@@ -75,7 +75,10 @@ def test_no_answer_is_wrong(
     client = SessionClient(backend.door(session.listener), svid, session.version)
 
     with two_frontends.enforcing("backend", rules[rule]):
-        series = send_series(client, PATH, count, at=backend, listener=session.listener)
+        until = svid.leaf.not_valid_after_utc
+        series = send_series(
+            client, PATH, count, at=backend, listener=session.listener, until=until
+        )
 
     assert_sessions(series, count=count, resumed=session.resumed)
     assert_all_answered(series, status, client=name)
