@@ -13,7 +13,7 @@ def api(testbeds: Testbeds) -> Testbed:
 
 
 @pytest.fixture(scope="session")
-@gives_testbed("api", beside="unwatched")
+@gives_testbed("api", testbed="unwatched")
 def unwatched_api(testbeds: Testbeds) -> Testbed:
     """The same once more, for requests that must not be seen in the window of the rotations."""
     return testbeds.get("api", "unwatched")

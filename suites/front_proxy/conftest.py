@@ -40,7 +40,7 @@ def proxy_reaches_the_backend(quiet: Testbed) -> Iterator[None]:
     control()
 
 
-@experiment("front-proxy", beside="ending", changes=True, seconds=20, needs=[Capability.OUTSIDE])
+@experiment("front-proxy", testbed="ending", changes=True, seconds=20, needs=[Capability.OUTSIDE])
 def ending(testbed: Testbed, progress: Progress) -> Ending:
     """What was seen once the generator's entry was deleted."""
     return observe_ending(testbed, progress)

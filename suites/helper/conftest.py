@@ -25,21 +25,21 @@ def renewals(testbed: Testbed, progress: Progress) -> Renewals:
     return observe_renewals(testbed, BOTH, progress)
 
 
-@experiment("manifest", beside="faults", changes=True, seconds=7, needs=CA)
+@experiment("manifest", testbed="faults", changes=True, seconds=7, needs=CA)
 def succession(testbed: Testbed, progress: Progress) -> Succession:
     """The server signs below another root, as soon as everybody has that in the bundle."""
     progress("changing the authority")
     return succeed(testbed, BOTH, ALL, Authority.create("next", testbed.scenario.trust_domain))
 
 
-@experiment("manifest", beside="faults", changes=True, seconds=7, needs=CA)
+@experiment("manifest", testbed="faults", changes=True, seconds=7, needs=CA)
 def retirement(_testbed: Testbed, progress: Progress, succession: Succession) -> Retirement:
     """The root before that is revoked."""
     progress("revoking the former authority")
     return retire(succession, ALL)
 
 
-@experiment("manifest", beside="faults", changes=True, seconds=7)
+@experiment("manifest", testbed="faults", changes=True, seconds=7)
 def crashes(testbed: Testbed, progress: Progress) -> Recovery:
     """The client's program crashes; the server's spiffe-helper does, and is started again."""
 
@@ -52,7 +52,7 @@ def crashes(testbed: Testbed, progress: Progress) -> Recovery:
     return recover(testbed, BOTH, crash)
 
 
-@experiment("manifest", beside="faults", changes=True, seconds=7, needs=[Capability.OWN_SPIRE])
+@experiment("manifest", testbed="faults", changes=True, seconds=7, needs=[Capability.OWN_SPIRE])
 def reconnection(testbed: Testbed, progress: Progress) -> Recovery:
     """The agent is restarted."""
     agent = testbed.agent_of(SERVER)

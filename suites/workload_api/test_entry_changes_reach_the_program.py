@@ -139,7 +139,7 @@ class Newcomer:
     deleted: Deleted
 
 
-@experiment("greeter", beside="newcomer", changes=True, seconds=15)
+@experiment("greeter", testbed="newcomer", changes=True, seconds=15)
 def newcomer(testbed: Testbed, progress: Progress) -> Newcomer:
     """The newcomer is denied for some time; then its entry is created, changed and deleted."""
     greeters = Greeters.of(testbed)

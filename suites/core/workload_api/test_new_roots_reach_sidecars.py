@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from svidproof import (
-    FRESH,
     LAG,
     Budget,
     Capability,
@@ -54,8 +53,9 @@ class NextRoot:
 
 @experiment(
     "api",
+    testbed="unwatched",
     # Restarts on the shared testbed end the streams in which the watch sees the bundle.
-    beside=FRESH,
+    always_separate=True,
     changes=True,
     seconds=5,
     needs=[Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT],
