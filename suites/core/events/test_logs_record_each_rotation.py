@@ -78,7 +78,7 @@ def test_each_push_is_acknowledged(rotations: Observation, name: str, kind: str)
     own = rotations.testbed.scenario.spiffe_id(name)
     pushed = list(_pushes(rotations, name, own if kind == "svid" else BUNDLE))
 
-    for rotation in rotations.rotations(name):
+    for rotation in rotations.lasting(name):
         near = [p for p in pushed if _is_near(p, rotation, rotations)]
         assert near, f"no acknowledged push of the {kind} for {_name(rotation)}"
     with reading("a version in the agent's log"):

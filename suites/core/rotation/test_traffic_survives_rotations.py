@@ -35,7 +35,7 @@ def test_no_request_fails(rotations: Observation, measure: Measure) -> None:
             came = rotation.after.first.at
             near = [r for r in requests if abs(r.sent.at - came) <= LAG]
             if not near:
-                _assert_not_stalled(rotations, came - LAG, came + LAG)
+                rotations.assert_not_stalled(came - LAG, came + LAG, LAG)
             assert near, f"no request within {LAG} s of a rotation of {name}"
 
 
@@ -58,7 +58,7 @@ def test_new_connections_present_the_new_certificate(rotations: Observation) -> 
                 f"an SVID was presented {stale:.1f} s after its successor was delivered"
             )
 
-    renewed = {rotation.after.serial for rotation in rotations.rotations("valid-api-client")}
+    renewed = {rotation.after.serial for rotation in rotations.lasting("valid-api-client")}
     never = [f"{serial:x}" for serial in renewed - presented]
     assert not never, f"the client never presented {never}"
 
@@ -69,7 +69,7 @@ def test_listener_serves_the_new_certificate(rotations: Observation) -> None:
     served = rotations.seen(Source.WIRE, "api")
     ended = []
 
-    for rotation in rotations.rotations("api"):
+    for rotation in rotations.lasting("api"):
         if rotation.after.serial not in served:
             rotations.assert_looked(Source.WIRE, "api", rotation.after.first)
         assert rotation.after.serial in served, f"api never served {rotation.after.serial:x}"
@@ -96,15 +96,8 @@ def test_rejected_client_rotates_and_stays_rejected(rotations: Observation) -> N
     for start, end in itertools.pairwise(deliveries):
         between = [r for r in requests if start <= r.sent.at <= end]
         if not between:
-            _assert_not_stalled(rotations, start, end)
+            rotations.assert_not_stalled(start, end, LAG)
         assert between or end - start < LAG, "no request was sent between two rotations"
-
-
-def _assert_not_stalled(rotations: Observation, since: float, until: float) -> None:
-    """Raise Unseen if the machine ran nothing for so long that no request could be sent."""
-    stalled = rotations.timeline.attention.stalled(since, until)
-    if stalled >= LAG:
-        raise Unseen(f"the suite was stalled for {stalled:.1f} s at a rotation")
 
 
 def _held_back(rotations: Observation) -> float:
