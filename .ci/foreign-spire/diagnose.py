@@ -290,7 +290,7 @@ def remove(cluster: Cluster) -> None:
         access.delete_cluster_role(f"{READER}-wide")
 
 
-def _assert_settled(core: kubernetes.client.CoreV1Api) -> None:
+def _assert_settled(core: Any) -> None:  # noqa: ANN401  the client has no types
     """All pods run but the one whose volume cannot be mounted."""
     phases = {p.metadata.name: p.status.phase for p in core.list_namespaced_pod(TENANT).items}
     waiting = {name for name, phase in phases.items() if phase != "Running"}
