@@ -163,11 +163,12 @@ def pod(name: str, case: Case, image: str, node: str) -> dict[str, Any]:
     }
 
 
-def reader(cluster: Cluster, directory: Path, *, wide: bool) -> Path:
+def reader(cluster: Cluster, kubeconfig: Path, directory: Path, *, wide: bool) -> Path:
     """The kubeconfig of a service account that has only the rights to read.
 
     Args:
         cluster: the cluster.
+        kubeconfig: with all rights on it.
         directory: where the file goes.
         wide: whether it has the optional rights too.
     """
@@ -186,23 +187,16 @@ def reader(cluster: Cluster, directory: Path, *, wide: bool) -> Path:
         cluster.apply_object(
             {**base, "kind": f"{kind}Binding", "roleRef": role, "subjects": [account]}
         )
-    request = {"spec": {"expirationSeconds": 3600}}
+    spec = kubernetes.client.V1TokenRequestSpec(audiences=[], expiration_seconds=3600)
+    request = kubernetes.client.AuthenticationV1TokenRequest(spec=spec)
     token = cluster.core.create_namespaced_service_account_token(name, TENANT, request)
-    settings = cluster.client.configuration
+    [known] = yaml.safe_load(kubeconfig.read_text())["clusters"]
     content = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [
-            {
-                "name": "c",
-                "cluster": {
-                    "server": settings.host,
-                    "certificate-authority": str(settings.ssl_ca_cert),
-                },
-            }
-        ],
+        "clusters": [known],
         "users": [{"name": name, "user": {"token": token.status.token}}],
-        "contexts": [{"name": name, "context": {"cluster": "c", "user": name}}],
+        "contexts": [{"name": name, "context": {"cluster": known["name"], "user": name}}],
     }
     path = directory / f"{name}.kubeconfig"
     path.touch(mode=0o600)
@@ -237,7 +231,7 @@ def judge(case: Case, code: int, content: Mapping[str, Any]) -> str:
     return ""
 
 
-def diagnose(cluster: Cluster, image: str, directory: Path) -> list[str]:
+def diagnose(cluster: Cluster, kubeconfig: Path, image: str, directory: Path) -> list[str]:
     """Check every case; returns what is wrong, a line each."""
     there = cluster.core.list_namespaced_pod(SPIRE).items
     [node] = {p.spec.node_name for p in there if p.metadata.name.startswith("spire-agent-")}
@@ -247,12 +241,12 @@ def diagnose(cluster: Cluster, image: str, directory: Path) -> list[str]:
     for name, case in CASES.items():
         cluster.apply_object(pod(name, case, image, node if case.by_agent else other))
     eventually(lambda: _assert_settled(cluster.core), _SETTLED)
-    kubeconfig, wrong = reader(cluster, directory, wide=True), []
+    reading, wrong = reader(cluster, kubeconfig, directory, wide=True), []
     for name, case in CASES.items():
         words = ("--pod", f"{TENANT}/{name}", *case.words)
 
         def named(case: Case = case, words: tuple[str, ...] = words) -> None:
-            if found := judge(case, *check(kubeconfig, *words)):
+            if found := judge(case, *check(reading, *words)):
                 raise NotYet(found)
 
         try:
@@ -262,7 +256,7 @@ def diagnose(cluster: Cluster, image: str, directory: Path) -> list[str]:
             wrong.append(f"{name}: {error}")
         else:
             print(f"{name}: {case.cause or 'in order'}", flush=True)  # noqa: T201  progress
-    return wrong + narrow(reader(cluster, directory, wide=False))
+    return wrong + narrow(reader(cluster, kubeconfig, directory, wide=False))
 
 
 def narrow(kubeconfig: Path) -> list[str]:
@@ -309,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = yaml.safe_load(Path(asked.kubeconfig).read_text())["contexts"][0]["name"]
         cluster = Cluster(asked.kubeconfig, context, directory)
         try:
-            wrong = diagnose(cluster, asked.image, directory)
+            wrong = diagnose(cluster, Path(asked.kubeconfig), asked.image, directory)
         finally:
             remove(cluster)
     for line in wrong:
