@@ -1,6 +1,6 @@
 """Runs the suite as a tenant of a correct, existing SPIRE: no check may fail.
 
-    python .ci/foreign-spire/run.py [--keep] [VARIANT ...]
+    python .ci/foreign-spire/run.py [--keep] [--diagnose] [VARIANT ...]
 
 The manifests next to this script deploy a SPIRE of its Helm chart's shape on a kind cluster. It
 logs little, and a default ClusterSPIFFEID gives every pod an identity. A run cannot be
@@ -185,19 +185,34 @@ def check(variant: Variant, kubeconfig: Path, directory: Path, options: Sequence
     return wrong
 
 
+def diagnose(ground: ClusterContext, kubeconfig: Path) -> list[str]:
+    """Have the causes named of pods without an identity; returns what is wrong with that."""
+    script = [sys.executable, str(HERE / "diagnose.py"), "--kubeconfig", str(kubeconfig)]
+    code = subprocess.run([*script, "--image", ground.images["workload"]], check=False).returncode
+    return [f"diagnose: exit code {code}, see above"] if code else []
+
+
 def main() -> int:
     """Try the variants that are named, or the chart's shape."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the cluster standing")
     parser.add_argument("--report-dir", type=Path, default=Path("reports/foreign-spire"))
     parser.add_argument("--profile", default="core")
-    parser.add_argument("variants", nargs="*", default=["chart"], metavar="VARIANT")
+    parser.add_argument(
+        "--diagnose",
+        action="store_true",
+        help="try svidproof check on pods without identity; VARIANTs only if named",
+    )
+    parser.add_argument("variants", nargs="*", metavar="VARIANT")
     asked = parser.parse_args()
     if unknown := [name for name in asked.variants if name not in VARIANTS]:
         parser.error(f"unknown variant {unknown[0]}: there are {', '.join(VARIANTS)}")
     wrong: list[str] = []
     with kind(keep=asked.keep) as (ground, kubeconfig):
-        for name in asked.variants:
+        if asked.diagnose:
+            with deployed(ground, VARIANTS["no-identities"]):
+                wrong += diagnose(ground, kubeconfig)
+        for name in asked.variants or ([] if asked.diagnose else ["chart"]):
             with deployed(ground, VARIANTS[name]):
                 directory = asked.report_dir / name
                 found = check(VARIANTS[name], kubeconfig, directory, ["--profile", asked.profile])
