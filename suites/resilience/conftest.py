@@ -1,0 +1,125 @@
+"""What is taken away from a testbed, for how long, and what is recorded of it: each once."""
+
+from collections.abc import Callable, Mapping
+
+from svidproof import (
+    LAG,
+    MISSING_SVID_S,
+    SDS_RETRY_S,
+    Capability,
+    Period,
+    Progress,
+    Testbed,
+    experiment,
+    next_sync,
+)
+from svidproof.checks import Outage, OutagePlan, observe_outage
+
+NEEDS = [
+    Capability.FAULTS,
+    Capability.PAUSE,
+    Capability.KILL,
+    Capability.OWN_SPIRE,
+    Capability.OWN_TRUST_ROOT,
+    Capability.SPIRE_LOGS,
+]
+RELAYED = [*NEEDS, Capability.RELAY]
+# Seconds in which a component starts on a busy machine: for an agent, attestation included.
+START_S = 4.0
+DELAY_S = 0.3  # of every chunk between agent and server
+
+
+def after_server(testbed: Testbed) -> Callable[[float], float]:
+    """The longest time from a return until sidecars have new SVIDs, by the seconds of absence."""
+    ttl, sync = testbed.scenario.svid_ttl, testbed.settings.timing.sync_s
+    # What was issued just before a short absence is not renewed before it is due.
+    due = Period.of(ttl, sync).longest(ttl)
+    return lambda seconds: max(next_sync(seconds, sync), due - seconds) + LAG
+
+
+def after_agent(_seconds: float) -> float:
+    """The same for an agent that starts: sidecars open their SDS streams again by Envoy's rule."""
+    return START_S + SDS_RETRY_S + MISSING_SVID_S + LAG
+
+
+@experiment("outage", testbed="server-away", changes=True, seconds=20, needs=NEEDS)
+def server_away(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
+    """The server is stopped, and later hangs, for less than SVIDs have left."""
+    server, faults = testbed.spire.component, testbed.faults
+    recovery = after_server(testbed)
+    stopped = OutagePlan(faults.stopped(server), recovery, stopped=(server,))
+    paused = OutagePlan(faults.paused(server), recovery, paused=(server,))
+    plans = {"stopped": stopped, "paused": paused}
+    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+
+
+@experiment("outage", testbed="server-gone", changes=True, seconds=45, needs=NEEDS)
+def server_gone(testbed: Testbed, progress: Progress) -> Outage:
+    """The server is killed for longer than SVIDs live."""
+    server = testbed.spire.component
+    fault = testbed.faults.killed(server)
+    plan = OutagePlan(fault, after_server(testbed), outlasts=True, stopped=(server,))
+    return observe_outage(testbed, plan, progress)
+
+
+@experiment("restarts", testbed="agent-away", changes=True, seconds=30, needs=NEEDS)
+def agent_restarted(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
+    """The agent is stopped, and later killed, for less than SVIDs have left."""
+    agent, faults = _agent(testbed), testbed.faults
+    causes = {"stopped": faults.stopped(agent), "killed": faults.killed(agent)}
+    plans = {
+        name: OutagePlan(fault, after_agent, stopped=(agent,), agent_answers=False, renews=False)
+        for name, fault in causes.items()
+    }
+    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+
+
+@experiment("outage", testbed="agent-hangs", changes=True, seconds=10, needs=NEEDS)
+def agent_paused(testbed: Testbed, progress: Progress) -> Outage:
+    """The agent hangs for less than SVIDs have left."""
+    agent = _agent(testbed)
+    fault, recovery = testbed.faults.paused(agent), after_server(testbed)
+    plan = OutagePlan(fault, recovery, paused=(agent,), agent_answers=False)
+    return observe_outage(testbed, plan, progress)
+
+
+@experiment("outage", testbed="agent-gone", changes=True, seconds=55, needs=NEEDS)
+def agent_gone(testbed: Testbed, progress: Progress) -> Outage:
+    """The agent is killed for longer than SVIDs live."""
+    agent = _agent(testbed)
+    fault = testbed.faults.killed(agent)
+    plan = OutagePlan(fault, after_agent, outlasts=True, stopped=(agent,), agent_answers=False)
+    return observe_outage(testbed, plan, progress)
+
+
+@experiment("outage", testbed="asleep", changes=True, seconds=35, needs=NEEDS)
+def asleep(testbed: Testbed, progress: Progress) -> Outage:
+    """Everything stands still for longer than SVIDs live, as on a laptop that sleeps."""
+    everything = tuple(testbed.components)
+    plan = OutagePlan(
+        testbed.faults.paused(*everything),
+        after_server(testbed),
+        outlasts=True,
+        paused=everything,
+        mesh_answers=False,
+        agent_answers=False,
+    )
+    return observe_outage(testbed, plan, progress)
+
+
+@experiment("outage", testbed="connection", changes=True, seconds=30, needs=RELAYED)
+def connection_broken(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
+    """The connection of agent and server is refused, then held, then delayed."""
+    faults, recovery = testbed.faults, after_server(testbed)
+    causes = {
+        "refused": faults.refused(),
+        "held": faults.held(),
+        "delayed": faults.delayed(DELAY_S),
+    }
+    plans = {name: OutagePlan(fault, recovery) for name, fault in causes.items()}
+    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+
+
+def _agent(testbed: Testbed) -> str:
+    [agent] = testbed.agents
+    return agent
