@@ -13,7 +13,7 @@ from svidproof import (
     experiment,
     next_sync,
 )
-from svidproof.checks import Outage, OutagePlan, observe_outage
+from svidproof.checks import Outage, OutagePlan, Starts, observe_outage, observe_starts
 
 NEEDS = [
     Capability.FAULTS,
@@ -123,3 +123,26 @@ def connection_broken(testbed: Testbed, progress: Progress) -> Mapping[str, Outa
 def _agent(testbed: Testbed) -> str:
     [agent] = testbed.agents
     return agent
+
+
+@experiment("restarts", testbed="sidecars", changes=True, seconds=8, needs=NEEDS)
+def sidecar_restarted(testbed: Testbed, progress: Progress) -> Starts:
+    """The server's sidecar is killed and started again."""
+    bound = START_S + MISSING_SVID_S + LAG
+    return observe_starts(testbed, ["server"], bound, progress)
+
+
+@experiment("restarts", testbed="sidecars", changes=True, seconds=20, needs=NEEDS)
+def sidecar_without_agent(testbed: Testbed, progress: Progress) -> Starts:
+    """The client's sidecar starts while there is no agent, which comes later."""
+    bound = after_agent(0.0)
+    return observe_starts(testbed, ["client"], bound, progress, agent_away=True)
+
+
+@experiment("burst", testbed="burst", changes=True, seconds=10, needs=NEEDS)
+def burst_of_sidecars(testbed: Testbed, progress: Progress) -> Starts:
+    """All sidecars of an agent are killed and start again at the same moment."""
+    names = list(testbed.workloads)
+    # Each of them takes its share of a busy machine to start.
+    bound = START_S * len(names) / 2 + MISSING_SVID_S + LAG
+    return observe_starts(testbed, names, bound, progress)
