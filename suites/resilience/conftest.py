@@ -13,7 +13,19 @@ from svidproof import (
     experiment,
     next_sync,
 )
-from svidproof.checks import Outage, OutagePlan, Starts, observe_outage, observe_starts
+from svidproof.checks import (
+    Ban,
+    EntryChanges,
+    Eviction,
+    Outage,
+    OutagePlan,
+    Starts,
+    observe_ban,
+    observe_entry,
+    observe_eviction,
+    observe_outage,
+    observe_starts,
+)
 
 NEEDS = [
     Capability.FAULTS,
@@ -146,3 +158,34 @@ def burst_of_sidecars(testbed: Testbed, progress: Progress) -> Starts:
     # Each of them takes its share of a busy machine to start.
     bound = START_S * len(names) / 2 + MISSING_SVID_S + LAG
     return observe_starts(testbed, names, bound, progress)
+
+
+@experiment("outage", testbed="entries", changes=True, seconds=12, needs=RELAYED)
+def entry_changes(testbed: Testbed, progress: Progress) -> EntryChanges:
+    """One entry is created, changed, deleted and made again under the same ID."""
+    return observe_entry(testbed, entry_bound(testbed), progress)
+
+
+@experiment("outage", testbed="evicted", changes=True, seconds=8, needs=NEEDS)
+def evicted_agent(testbed: Testbed, progress: Progress) -> Eviction:
+    """The agent is evicted, and attests again."""
+    ttl, sync = testbed.scenario.svid_ttl, testbed.settings.timing.sync_s
+    bound = next_sync(sync, sync) + START_S + Period.of(ttl, sync).longest(ttl) + LAG
+    return observe_eviction(testbed, bound, progress)
+
+
+@experiment("outage", testbed="entries", changes=True, seconds=6, needs=NEEDS)
+def banned_agent(testbed: Testbed, progress: Progress) -> Ban:
+    """The agent is banned, and may not attest again."""
+    bound = next_sync(0.0, testbed.settings.timing.sync_s) + START_S + LAG
+    return observe_ban(testbed, bound, progress)
+
+
+def entry_bound(testbed: Testbed) -> float:
+    """The longest sound time from an entry to its SVID.
+
+    The server reloads its entries every interval, the agent synchronises with a tenth of jitter,
+    and it fetches an SVID that is asked for soon afterwards.
+    """
+    interval = testbed.settings.timing.sync_s
+    return interval + interval * 1.1 + MISSING_SVID_S + LAG
