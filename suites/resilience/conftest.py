@@ -15,15 +15,19 @@ from svidproof import (
 )
 from svidproof.checks import (
     Ban,
+    CachedToken,
     EntryChanges,
     Eviction,
     Outage,
     OutagePlan,
+    ServerRestart,
     Starts,
     observe_ban,
+    observe_cached_token,
     observe_entry,
     observe_eviction,
     observe_outage,
+    observe_server_restart,
     observe_starts,
 )
 
@@ -189,3 +193,15 @@ def entry_bound(testbed: Testbed) -> float:
     """
     interval = testbed.settings.timing.sync_s
     return interval + interval * 1.1 + MISSING_SVID_S + LAG
+
+
+@experiment("restarts", testbed="sidecars", changes=True, seconds=4, needs=NEEDS)
+def server_restart(testbed: Testbed, progress: Progress) -> ServerRestart:
+    """A server with its keys and its datastore on disk is stopped and started again."""
+    return observe_server_restart(testbed, progress)
+
+
+@experiment("outage", testbed="evicted", changes=True, seconds=18, needs=NEEDS)
+def cached_token(testbed: Testbed, progress: Progress) -> CachedToken:
+    """A token is asked for that is due for renewal, while the server hangs."""
+    return observe_cached_token(testbed, progress)
