@@ -27,6 +27,7 @@ from svidproof.checks import (
     observe_entry,
     observe_eviction,
     observe_outage,
+    observe_replacement,
     observe_server_restart,
     observe_starts,
 )
@@ -64,7 +65,7 @@ def server_away(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
     server, faults = testbed.spire.component, testbed.faults
     recovery = after_server(testbed)
     stopped = OutagePlan(faults.stopped(server), recovery, stopped=(server,))
-    paused = OutagePlan(faults.paused(server), recovery, paused=(server,))
+    paused = OutagePlan(faults.paused(server), recovery)
     plans = {"stopped": stopped, "paused": paused}
     return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
 
@@ -95,7 +96,7 @@ def agent_paused(testbed: Testbed, progress: Progress) -> Outage:
     """The agent hangs for less than SVIDs have left."""
     agent = _agent(testbed)
     fault, recovery = testbed.faults.paused(agent), after_server(testbed)
-    plan = OutagePlan(fault, recovery, paused=(agent,), agent_answers=False)
+    plan = OutagePlan(fault, recovery, agent_answers=False)
     return observe_outage(testbed, plan, progress)
 
 
@@ -116,7 +117,6 @@ def asleep(testbed: Testbed, progress: Progress) -> Outage:
         testbed.faults.paused(*everything),
         after_server(testbed),
         outlasts=True,
-        paused=everything,
         mesh_answers=False,
         agent_answers=False,
     )
@@ -164,10 +164,16 @@ def burst_of_sidecars(testbed: Testbed, progress: Progress) -> Starts:
     return observe_starts(testbed, names, bound, progress)
 
 
-@experiment("outage", testbed="entries", changes=True, seconds=12, needs=RELAYED)
+@experiment("outage", testbed="entries", changes=True, seconds=4, needs=NEEDS)
 def entry_changes(testbed: Testbed, progress: Progress) -> EntryChanges:
     """One entry is created, changed, deleted and made again under the same ID."""
     return observe_entry(testbed, entry_bound(testbed), progress)
+
+
+@experiment("outage", testbed="entries", changes=True, seconds=20, needs=RELAYED)
+def entry_replacement(testbed: Testbed, progress: Progress) -> EntryChanges:
+    """One entry changes and is replaced while the agent hears late, or nothing, of it."""
+    return observe_replacement(testbed, entry_bound(testbed), progress)
 
 
 @experiment("outage", testbed="evicted", changes=True, seconds=8, needs=NEEDS)

@@ -5,7 +5,8 @@ import pytest
 from svidproof import Measure, Timestamp, requirement
 from svidproof.checks import EntryChanges, Given
 
-WAYS = ["created", "recreated", "changed-over-a-slow-connection", "replaced-between-two-syncs"]
+WAYS = ["created", "recreated"]
+UNNOTICED = ["changed-over-a-slow-connection", "replaced-between-two-syncs"]
 
 
 class Mismatch(AssertionError):  # noqa: N818  a verdict, not a programming error
@@ -16,13 +17,16 @@ class Mismatch(AssertionError):  # noqa: N818  a verdict, not a programming erro
 @pytest.mark.parametrize("way", [pytest.param(way, id=way) for way in WAYS])
 def test_message_names_the_id_of_its_certificate(entry_changes: EntryChanges, way: str) -> None:
     """Each message of the Workload API has the SPIFFE ID of its certificate, at every moment."""
-    given = entry_changes.given[way]
+    _assert_matching(entry_changes.given[way])
 
-    for message in given.messages:
-        for spiffe_id, sans in message:
-            if sans != (spiffe_id,):
-                raise Mismatch(f"a message says {spiffe_id}, its certificate {', '.join(sans)}")
-    _assert_given(given)
+
+@requirement("RESILIENCE-15")
+@pytest.mark.parametrize("way", [pytest.param(way, id=way) for way in UNNOTICED])
+def test_message_names_that_id_whatever_the_agent_has_missed(
+    entry_replacement: EntryChanges, way: str
+) -> None:
+    """The same, when the agent hears of a change late, or hears only of the next entry."""
+    _assert_matching(entry_replacement.given[way])
 
 
 @requirement("RESILIENCE-16")
@@ -40,6 +44,14 @@ def test_entry_takes_effect_in_time(
     assert took <= entry_changes.bound, (
         f"an entry that was {way} took {took:.1f} s, not {entry_changes.bound:.1f} s"
     )
+
+
+def _assert_matching(given: Given) -> None:
+    for message in given.messages:
+        for spiffe_id, sans in message:
+            if sans != (spiffe_id,):
+                raise Mismatch(f"a message says {spiffe_id}, its certificate {', '.join(sans)}")
+    _assert_given(given)
 
 
 def _assert_given(given: Given) -> Timestamp:
