@@ -29,14 +29,3 @@ def test_renewals_resume(
     took = assert_recovered(connection_broken[how], name)
 
     measure(f"from a connection's return to a new SVID, {how}, {name}", took, "s")
-
-
-def test_delayed_connection_renews_meanwhile(connection_broken: Mapping[str, Outage]) -> None:
-    """A server that answers late still answers: an SVID is signed while everything is delayed."""
-    outage = connection_broken["delayed"]
-    server = outage.testbed.spire.component
-
-    signed = [r for r in outage.logs(server) if r.message == outage.testbed.messages.signed]
-    meanwhile = [r for r in signed if r.wall < outage.back.wall]
-
-    assert meanwhile, f"nothing was signed in {outage.fault.seconds:.1f} s with delays"

@@ -2,7 +2,7 @@
 
 from grpc import StatusCode
 
-from svidproof import Measure, requirement
+from svidproof import LAG, Measure, requirement
 from svidproof.checks import CachedToken
 
 pytestmark = requirement("RESILIENCE-20")
@@ -21,8 +21,10 @@ def test_due_token_is_served_while_the_server_hangs(
     assert hanging.left > hanging.seconds, "the token had expired meanwhile: this proves nothing"
 
     measure("wait for a cached token while the server hangs", hanging.seconds, "s")
-    if hanging.answer.code is StatusCode.DEADLINE_EXCEEDED:
-        raise TooLate(f"no token within {hanging.seconds:.1f} s, with {hanging.left:.1f} s left")
+    # At the caller's deadline the agent gives up, too, and a token may come just before or after.
+    if hanging.seconds > LAG:
+        told = f"{hanging.answer.code.name} after {hanging.seconds:.1f} s"
+        raise TooLate(f"{told}, with a cached token that had {hanging.left:.1f} s left")
     assert hanging.answer.code is StatusCode.OK, f"got {hanging.answer}"
 
 
