@@ -73,6 +73,7 @@ def test_svid_of_revoked_authority_is_rejected(authority_change: AuthorityChange
     refused = authority_change.refused
     assert authority_change.left > 0, "the SVID had expired: this proves nothing"
     assert_accepted(authority_change.accepted)
+    assert authority_change.control is not None, "control: the client was given no SVID"
     assert_accepted(authority_change.control)
 
     if refused.status is not None:
