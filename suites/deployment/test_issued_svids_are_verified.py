@@ -20,15 +20,7 @@ from svidproof.checks import (
 from svidproof.probes import Credential, Flaw, Version, tampered
 
 CLIENT = "valid-api-client"
-# Short-lived SVIDs are renewed long before this is left, so a request is in time.
-LEFT = timedelta(seconds=5)
 each_server = pytest.mark.parametrize("server", API_SERVERS)
-
-
-@pytest.fixture(scope="session")
-def first_svid(api: Testbed) -> Credential:
-    """The client's SVID at the time of the first check that asks for it."""
-    return api.workload(CLIENT).svid()
 
 
 @pytest.fixture(autouse=True)
@@ -36,16 +28,6 @@ def _quiet(api: Testbed) -> Iterator[None]:
     """No request of the watch is counted with those of a check."""
     with api.quiet():
         yield
-
-
-@requirement("DEPLOYMENT-6")
-@each_server
-def test_issued_svid_is_accepted(api: Testbed, server: str, first_svid: Credential) -> None:
-    """Until it expires, the client's own SVID is accepted."""
-    workload = api.workload(server)
-    credential = first_svid if _left(first_svid) >= LEFT else api.workload(CLIENT).svid()
-
-    assert_accepted(api.prober.get(workload, credential=credential))
 
 
 @requirement("DEPLOYMENT-6")

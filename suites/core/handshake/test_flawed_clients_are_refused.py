@@ -90,7 +90,9 @@ def test_other_workload_gets_no_http_byte(api: Testbed) -> None:
     assert_not_answered(exchange)
 
 
-@requirement("HANDSHAKE-2")
+@requirement("HANDSHAKE-2", "DEPLOYMENT-6")
+# So that the first of these SVIDs has expired when another check needs one that has.
+@pytest.mark.usefixtures("first_svid")
 @pytest.mark.parametrize("version", refusals.VERSIONS)
 @pytest.mark.parametrize("server", API_SERVERS)
 def test_genuine_svid_is_accepted(api: Testbed, server: str, version: Version) -> None:
