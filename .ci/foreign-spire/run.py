@@ -200,7 +200,7 @@ def deployed(ground: ClusterContext, variant: Variant) -> Iterator[None]:
         **variant.values,
         **{name.upper().replace("-", "_"): ref for name, ref in ground.images.items()},
     }
-    core = kubernetes.client.CoreV1Api(cluster.client)
+    core: Any = kubernetes.client.CoreV1Api(cluster.client)
     try:
         for body in yaml.safe_load_all(ground.crds):
             cluster.apply_object(body)
@@ -291,7 +291,7 @@ def main() -> int:
 
 def _wedge(cluster: Cluster, variant: Variant) -> None:
     """Tell the agents to stop working, once the run's workloads are there."""
-    core = kubernetes.client.CoreV1Api(cluster.client)
+    core: Any = kubernetes.client.CoreV1Api(cluster.client)
 
     def started() -> None:
         phases = {p.metadata.name: p.status.phase for p in core.list_namespaced_pod(TENANT).items}
