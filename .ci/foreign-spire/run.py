@@ -44,14 +44,18 @@ HERE = Path(__file__).parent
 TENANT = "demo"
 _CONFORMANT, _NOT_CONFORMANT = 0, 1
 _DEPLOYED = Budget("SPIRE is deployed", 90, 0.2)
-_STARTED = Budget("the run has started its workloads", 120, 0.5)
 PRIVILEGED = {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}
-_WEDGE = "/var/lib/spire/wedge"
-# A while after it is told to, the process is there and does nothing, as if it waited for a lock.
-WEDGED = (
-    '/opt/spire/bin/spire-agent run "$@" & trap "kill -CONT $!; kill $!" TERM; '
-    f"until [ -e {_WEDGE} ]; do sleep 1; done; sleep 25; kill -STOP $!; wait"
-)
+# A build with a defect: one letter of the header differs that callers of the Workload API must send.
+BROKEN = """
+import os, sys
+sound, broken = "/opt/spire/bin/spire-agent", "/var/lib/spire/spire-agent"
+with open(sound, "rb") as file:
+    program = file.read()
+with open(broken, "wb") as file:
+    file.write(program.replace(b"workload.spiffe.io", b"workload.spiffe.iO"))
+os.chmod(broken, 0o755)
+os.execv(broken, [broken, "run", *sys.argv[1:]])
+"""
 EVERYBODY = "this SPIRE gives pods identities of its own, as by a default ClusterSPIFFEID"
 QUIET = "has no line at level DEBUG"
 
@@ -150,9 +154,9 @@ VARIANTS = {
         profile="deployment",
         further=("second.yaml",),
     ),
-    "wedged-agent": Variant(
-        said={"AGENT_COMMAND": json.dumps(["sh", "-c", WEDGED, "agent"])},
-        red=("ROTATION-1", "ROTATION-3"),
+    "broken-agent": Variant(
+        said={"AGENT_COMMAND": json.dumps(["python3", "-c", BROKEN])},
+        red=("WLAPI-4", "DEPLOYMENT-5"),
         profile="deployment",
     ),
     "hijack": Variant(
@@ -245,7 +249,7 @@ def judge(report: Mapping[str, Any], variant: Variant) -> list[str]:
     return wrong
 
 
-def check(cluster: Cluster, variant: Variant, kubeconfig: Path, directory: Path) -> list[str]:
+def check(variant: Variant, kubeconfig: Path, directory: Path) -> list[str]:
     """Run the suite as a tenant; returns what is wrong with that, a line each."""
     command = Path(sys.executable).with_name("svidproof")
     argv = [
@@ -254,10 +258,7 @@ def check(cluster: Cluster, variant: Variant, kubeconfig: Path, directory: Path)
         "--spire-namespace", ",".join(variant.namespaces), "--profile", variant.profile,
         "--report-dir", str(directory),
     ]  # fmt: skip
-    with subprocess.Popen(argv) as process:
-        if variant.values["AGENT_COMMAND"] != SAID["AGENT_COMMAND"]:
-            _wedge(cluster, variant)
-        code = process.wait()
+    code = subprocess.run(argv, check=False).returncode
     wrong = judge(_read(directory), variant)
     if (code == _NOT_CONFORMANT) != bool(variant.red):
         wrong.insert(0, f"exit code {code}")
@@ -282,27 +283,11 @@ def main() -> int:
         for name in asked.variants:
             with deployed(ground, VARIANTS[name]):
                 directory = asked.report_dir / name
-                found = check(ground.cluster, VARIANTS[name], kubeconfig, directory)
+                found = check(VARIANTS[name], kubeconfig, directory)
                 wrong += [f"{name}: {line}" for line in found]
     for line in wrong:
         print(line, file=sys.stderr)  # noqa: T201  that is what CI shows
     return 1 if wrong else 0
-
-
-def _wedge(cluster: Cluster, variant: Variant) -> None:
-    """Tell the agents to stop working, once the run's workloads are there."""
-    core: Any = kubernetes.client.CoreV1Api(cluster.client)
-
-    def started() -> None:
-        phases = {p.metadata.name: p.status.phase for p in core.list_namespaced_pod(TENANT).items}
-        if phases.get("invalid-api-client") != "Running":
-            raise NotYet(f"the run's pods are {phases}")
-
-    eventually(started, _STARTED)
-    namespace = variant.values["AGENT_NAMESPACE"]
-    for pod in core.list_namespaced_pod(namespace).items:
-        if pod.metadata.name.startswith("spire-agent-"):
-            cluster.run(namespace, pod.metadata.name, "spire-agent", ["touch", _WEDGE])
 
 
 def _apply(cluster: Cluster, name: str, values: Mapping[str, str]) -> None:
