@@ -45,7 +45,7 @@ TENANT = "demo"
 _CONFORMANT, _NOT_CONFORMANT = 0, 1
 _DEPLOYED = Budget("SPIRE is deployed", 90, 0.2)
 PRIVILEGED = {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}
-# A build with a defect: one letter of the header differs that callers of the Workload API must send.
+# A build with a defect: it expects another header from the callers of the Workload API.
 BROKEN = """
 import os, sys
 sound, broken = "/opt/spire/bin/spire-agent", "/var/lib/spire/spire-agent"
