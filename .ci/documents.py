@@ -1,11 +1,13 @@
-"""Writes what is generated in the documents: requirements, the fields of a report, options."""
+"""Writes what is generated in the documents: requirements, fields of a report, rules, options."""
 
 from __future__ import annotations
 
 import subprocess
 from pathlib import Path
 
+from svidproof.model import catalogue
 from svidproof.report import fields, publish
+from svidproof.report.diagnosis import document, findings
 from svidproof.run.request import options as request
 
 LIST = ("svidproof", "list", "--format", "markdown")
@@ -17,6 +19,10 @@ def main(checkout: Path) -> None:
     (checkout / "suites" / "REQUIREMENTS.md").write_text(requirements, "utf-8")
     readme = checkout / "reports" / "README.md"
     readme.write_text(fields.replaced(readme.read_text("utf-8"), publish.schema()), "utf-8")
+    known = catalogue.read(checkout / "suites" / "catalogue.toml")
+    explained = checkout / "docs" / "findings.md"
+    rules = findings.rules_of(known)
+    explained.write_text(document.replaced(explained.read_text("utf-8"), rules), "utf-8")
     options = checkout / "docs" / "options.md"
     options.write_text(request.replaced(options.read_text("utf-8")), "utf-8")
 

@@ -4,12 +4,19 @@ import pytest
 
 from svidproof import Progress, Testbed, Testbeds, experiment, gives_testbed
 from svidproof.checks import Observation, observe_rotations
+from svidproof.probes import Credential
 
 
 @pytest.fixture(scope="session")
 def api(testbeds: Testbeds) -> Testbed:
     """A server, a client that it accepts, and one that it does not."""
     return testbeds.get("api")
+
+
+@pytest.fixture(scope="session")
+def first_svid(api: Testbed) -> Credential:
+    """The accepted client's SVID at the time of the first check that asks for it."""
+    return api.workload("valid-api-client").svid()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
 """Runs the suite as a tenant of a correct, existing SPIRE: no check may fail.
 
-    python .ci/foreign-spire/run.py [--keep] [VARIANT ...]
+    python .ci/foreign-spire/run.py [--keep] [--diagnose] [VARIANT ...]
 
 The manifests next to this script deploy a SPIRE of its Helm chart's shape on a kind cluster. It
-logs little, and a default ClusterSPIFFEID gives every pod an identity. A run cannot be
-conformant there: it says why for each requirement that it cannot judge.
+logs little, and a default ClusterSPIFFEID gives every pod an identity. Profile `core` cannot be
+conformant there: it says why for each requirement that it cannot judge. Profile `deployment` must
+be, whatever the shape.
 """
 
 from __future__ import annotations
@@ -34,16 +35,27 @@ from svidproof.supply import tools
 from svidproof.waiting.budgets import Budget
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from svidproof.platforms.kubernetes.client.api import Cluster
     from svidproof.platforms.kubernetes.pods.placement import ClusterContext
 
 HERE = Path(__file__).parent
-SPIRE, TENANT = "spire-system", "demo"
-_NOT_CONFORMANT = 1
+TENANT = "demo"
+_CONFORMANT, _NOT_CONFORMANT = 0, 1
 _DEPLOYED = Budget("SPIRE is deployed", 90, 0.2)
-_REMOVED = Budget("SPIRE is removed", 90, 0.2)
+PRIVILEGED = {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}
+# A build with a defect: it expects another header from the callers of the Workload API.
+BROKEN = """
+import os, sys
+sound, broken = "/opt/spire/bin/spire-agent", "/var/lib/spire/spire-agent"
+with open(sound, "rb") as file:
+    program = file.read()
+with open(broken, "wb") as file:
+    file.write(program.replace(b"workload.spiffe.io", b"workload.spiffe.iO"))
+os.chmod(broken, 0o755)
+os.execv(broken, [broken, "run", *sys.argv[1:]])
+"""
 EVERYBODY = "this SPIRE gives pods identities of its own, as by a default ClusterSPIFFEID"
 QUIET = "has no line at level DEBUG"
 
@@ -58,13 +70,29 @@ class Variant:
         said: in its configuration.
         identities: the files with its ClusterSPIFFEIDs.
         red: the requirements that must fail; none on a correct SPIRE.
+        profile: the profile of the run.
+        further: more files that it is deployed with.
+        namespace: labels and annotations of the tenant's namespace.
     """
 
-    holding: int
-    reasons: Mapping[str, str]
+    holding: int = 0
+    reasons: Mapping[str, str] = field(default_factory=dict)
     said: Mapping[str, str] = field(default_factory=dict)
     identities: tuple[str, ...] = ("identities.yaml",)
     red: tuple[str, ...] = ()
+    profile: str = "core"
+    further: tuple[str, ...] = ()
+    namespace: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def values(self) -> dict[str, str]:
+        """All that is filled into its files, but the images."""
+        return {**SAID, **self.said}
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The namespaces of SPIRE."""
+        return list(dict.fromkeys(self.values[n] for n in ("SERVER_NAMESPACE", "AGENT_NAMESPACE")))
 
 
 SAID = {
@@ -72,7 +100,15 @@ SAID = {
     "LOG_LEVEL": "info",
     "LOG_FORMAT": "text",
     "CA_KEY_TYPE": "ec-p256",
+    "SERVER_NAMESPACE": "spire-system",
+    "AGENT_NAMESPACE": "spire-system",
+    "SERVER_USER": "1000",
+    "DATASTORE": "/run/spire/data/datastore.sqlite3",
+    "ENTRY_PREFIX": "example-cluster",
+    "STATIC_ENTRIES": "false",
+    "AGENT_COMMAND": "[/opt/spire/bin/spire-agent, run]",
 }
+RESTRICTED = {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}
 VARIANTS = {
     "chart": Variant(32, {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET}),
     "debug": Variant(35, {"WLAPI-2": EVERYBODY}, {"LOG_LEVEL": "debug"}),
@@ -90,13 +126,48 @@ VARIANTS = {
         {"WLAPI-2": EVERYBODY, "EVENTS-1": QUIET},
         {"CA_KEY_TYPE": "rsa-2048", "TRUST_DOMAIN": "prod.bank.internal"},
     ),
+    # The verdict of a release gate, on the same SPIRE and on others.
+    "deployment": Variant(profile="deployment"),
+    # A namespace that admits no hostPath: the CSI driver is the only way to the agent.
+    "csi": Variant(profile="deployment", further=("csi.yaml",), namespace=RESTRICTED),
+    "openshift": Variant(
+        profile="deployment",
+        further=("csi.yaml", "openshift.yaml"),
+        namespace={
+            **RESTRICTED,
+            "annotations": {"openshift.io/sa.scc.uid-range": "1000680000/10000"},
+        },
+    ),
+    # A controller manager that removes entries of others, and makes those of ClusterStaticEntries.
+    "static-entries": Variant(
+        said={"ENTRY_PREFIX": "", "STATIC_ENTRIES": "true"},
+        profile="deployment",
+        further=("static.yaml",),
+    ),
+    "two-servers": Variant(
+        said={
+            "SERVER_NAMESPACE": "spire-server",
+            "TRUST_DOMAIN": "prod.bank.internal",
+            "SERVER_USER": "0",
+            "DATASTORE": "/run/spire/shared/datastore.sqlite3",
+        },
+        profile="deployment",
+        further=("second.yaml",),
+    ),
+    "broken-agent": Variant(
+        said={"AGENT_COMMAND": json.dumps(["python3", "-c", BROKEN])},
+        red=("WLAPI-4", "DEPLOYMENT-5"),
+        profile="deployment",
+    ),
     "hijack": Variant(
-        0,
-        {},
         identities=("identities.yaml", "hijack.yaml"),
         red=("WLAPI-1", "SDS-1"),
     ),
 }
+
+
+# The chart's shape, and the one that is furthest from what the suite deploys itself.
+DEFAULT = ("chart", "openshift")
 
 
 @contextlib.contextmanager
@@ -128,22 +199,28 @@ def kind(*, keep: bool) -> Iterator[tuple[ClusterContext, Path]]:
 @contextlib.contextmanager
 def deployed(ground: ClusterContext, variant: Variant) -> Iterator[None]:
     """An existing SPIRE during the block."""
-    cluster, said = ground.cluster, {**SAID, **variant.said}
+    cluster = ground.cluster
     values = {
-        **said,
+        **variant.values,
         **{name.upper().replace("-", "_"): ref for name, ref in ground.images.items()},
     }
-    core = kubernetes.client.CoreV1Api(cluster.client)
+    core: Any = kubernetes.client.CoreV1Api(cluster.client)
     try:
         for body in yaml.safe_load_all(ground.crds):
             cluster.apply_object(body)
         for name in variant.identities:
             eventually(functools.partial(_identify, cluster, name, values), _DEPLOYED)
+        for name in variant.namespaces:
+            cluster.apply_object(_namespace(name, PRIVILEGED))
+        cluster.apply_object(_namespace(TENANT, variant.namespace))
+        if "static.yaml" in variant.further:
+            _apply(cluster, "static.yaml", values)
         _apply(cluster, "server.yaml", values)
-        cluster.apply_object(_namespace(TENANT))
-        eventually(lambda: _assert_bundle(core), _DEPLOYED)
-        _apply(cluster, "agent.yaml", values)
-        eventually(lambda: _assert_ready(core), _DEPLOYED)
+        eventually(lambda: _assert_bundle(core, variant), _DEPLOYED)
+        cluster.apply_object(_driver(values["AGENT_NAMESPACE"]))
+        for name in (*variant.further, "agent.yaml"):
+            _apply(cluster, name, values)
+        eventually(lambda: _assert_ready(core, variant), _DEPLOYED)
         yield
     finally:
         _remove(cluster, core, variant)
@@ -153,6 +230,8 @@ def judge(report: Mapping[str, Any], variant: Variant) -> list[str]:
     """What is wrong with a report, a line each."""
     results = {r["id"]: r["result"] for r in report["requirements"]}
     told = {r["id"]: [c["message"] for c in r["checks"]] for r in report["requirements"]}
+    if variant.profile == "deployment" and not variant.red and report["verdict"] != "conformant":
+        return [f"it is {report['verdict']}: {report['reason']}"]
     if variant.red:
         return [f"{i} is {results[i]} and not red" for i in variant.red if results[i] != "fail"]
     wrong = [
@@ -170,37 +249,56 @@ def judge(report: Mapping[str, Any], variant: Variant) -> list[str]:
     return wrong
 
 
-def check(variant: Variant, kubeconfig: Path, directory: Path, options: Sequence[str]) -> list[str]:
+def check(variant: Variant, kubeconfig: Path, directory: Path) -> list[str]:
     """Run the suite as a tenant; returns what is wrong with that, a line each."""
     command = Path(sys.executable).with_name("svidproof")
     argv = [
         str(command), "run", "--platform", "cluster", "--images", "build",
-        "--kubeconfig", str(kubeconfig), "--namespace", TENANT, "--spire-namespace", SPIRE,
-        "--report-dir", str(directory), *options,
+        "--kubeconfig", str(kubeconfig), "--namespace", TENANT,
+        "--spire-namespace", ",".join(variant.namespaces), "--profile", variant.profile,
+        "--report-dir", str(directory),
     ]  # fmt: skip
     code = subprocess.run(argv, check=False).returncode
     wrong = judge(_read(directory), variant)
     if (code == _NOT_CONFORMANT) != bool(variant.red):
         wrong.insert(0, f"exit code {code}")
+    if variant.profile == "deployment" and not variant.red and code == _CONFORMANT:
+        gate = [str(command), "verify", str(directory), "--profile", variant.profile]
+        if subprocess.run(gate, check=False).returncode:
+            wrong.append("verify refuses its report")
     return wrong
 
 
+def diagnose(ground: ClusterContext, kubeconfig: Path) -> list[str]:
+    """Have the causes named of pods without an identity; returns what is wrong with that."""
+    script = [sys.executable, str(HERE / "diagnose.py"), "--kubeconfig", str(kubeconfig)]
+    code = subprocess.run([*script, "--image", ground.images["workload"]], check=False).returncode
+    return [f"diagnose: exit code {code}, see above"] if code else []
+
+
 def main() -> int:
-    """Try the variants that are named, or the chart's shape."""
+    """Try the variants that are named, or those of DEFAULT."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the cluster standing")
     parser.add_argument("--report-dir", type=Path, default=Path("reports/foreign-spire"))
-    parser.add_argument("--profile", default="core")
-    parser.add_argument("variants", nargs="*", default=["chart"], metavar="VARIANT")
+    parser.add_argument(
+        "--diagnose",
+        action="store_true",
+        help="try svidproof check on pods without identity; VARIANTs only if named",
+    )
+    parser.add_argument("variants", nargs="*", metavar="VARIANT")
     asked = parser.parse_args()
     if unknown := [name for name in asked.variants if name not in VARIANTS]:
         parser.error(f"unknown variant {unknown[0]}: there are {', '.join(VARIANTS)}")
     wrong: list[str] = []
     with kind(keep=asked.keep) as (ground, kubeconfig):
-        for name in asked.variants:
+        if asked.diagnose:
+            with deployed(ground, VARIANTS["no-identities"]):
+                wrong += diagnose(ground, kubeconfig)
+        for name in asked.variants or ([] if asked.diagnose else DEFAULT):
             with deployed(ground, VARIANTS[name]):
                 directory = asked.report_dir / name
-                found = check(VARIANTS[name], kubeconfig, directory, ["--profile", asked.profile])
+                found = check(VARIANTS[name], kubeconfig, directory)
                 wrong += [f"{name}: {line}" for line in found]
     for line in wrong:
         print(line, file=sys.stderr)  # noqa: T201  that is what CI shows
@@ -221,20 +319,32 @@ def _identify(cluster: Cluster, name: str, values: Mapping[str, str]) -> None:
         raise NotYet(f"cannot apply {name}: {error}") from None
 
 
-def _namespace(name: str) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+def _namespace(name: str, more: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, **more}}
 
 
-def _assert_bundle(core: Any) -> None:  # noqa: ANN401  the client has no types
+def _driver(namespace: str) -> dict[str, Any]:
+    """The CSI driver's program, for the containers that run it."""
+    program = (HERE / "csi_driver.py").read_text(encoding="utf-8")
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "csi-driver", "namespace": namespace},
+        "data": {"csi_driver.py": program},
+    }
+
+
+def _assert_bundle(core: Any, variant: Variant) -> None:  # noqa: ANN401  the client has no types
     """The server has published its bundle, from which agents bootstrap."""
-    bundle = core.read_namespaced_config_map("spire-bundle", SPIRE).data or {}
+    namespace = variant.values["AGENT_NAMESPACE"]
+    bundle = core.read_namespaced_config_map("spire-bundle", namespace).data or {}
     if "BEGIN CERTIFICATE" not in bundle.get("bundle.crt", ""):
         raise NotYet("the server has not published its bundle")
 
 
-def _assert_ready(core: Any) -> None:  # noqa: ANN401  the client has no types
+def _assert_ready(core: Any, variant: Variant) -> None:  # noqa: ANN401  the client has no types
     """Server and agent are ready; one node has an agent, as the other is tainted."""
-    pods = core.list_namespaced_pod(SPIRE).items
+    pods = [pod for name in variant.namespaces for pod in core.list_namespaced_pod(name).items]
     ready = {
         p.metadata.name: any(
             c.type == "Ready" and c.status == "True" for c in p.status.conditions or ()
@@ -254,10 +364,21 @@ def _remove(cluster: Cluster, core: Any, variant: Variant) -> None:  # noqa: ANN
         objects.delete_collection_cluster_custom_object(
             "spire.spiffe.io", "v1alpha1", "clusterspiffeids"
         )
-    for name in (SPIRE, TENANT):
+    cluster_wide = ("csi.yaml", "openshift.yaml")
+    for name in filter(variant.further.__contains__, cluster_wide):
+        _delete_wide(cluster, name)
+    for name in (*variant.namespaces, TENANT):
         with contextlib.suppress(kubernetes.client.ApiException):
             core.delete_namespace(name, grace_period_seconds=0)
-    cluster.await_removed([SPIRE, TENANT])
+    cluster.await_removed([*variant.namespaces, TENANT])
+
+
+def _delete_wide(cluster: Cluster, name: str) -> None:
+    """Delete the cluster-scoped objects of a file."""
+    for body in yaml.safe_load_all((HERE / name).read_text(encoding="utf-8")):
+        if "namespace" not in body["metadata"]:
+            with contextlib.suppress(kubernetes.client.ApiException):
+                cluster.resource_of(body).delete(name=body["metadata"]["name"])
 
 
 def _read(directory: Path) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def test_no_new_svid_is_signed(ending: Ending) -> None:
     signed = ending.signatures()
 
     assert signed, "the server logged no signature for it"
-    late = [r for r in signed if r.wall > ending.noticed.wall]
+    late = [r for r in signed if r.wall > ending.refused.wall]
     assert not late, f"{len(late)} were signed, the first at {late[0].wall}"
 
 

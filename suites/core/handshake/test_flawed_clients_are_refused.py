@@ -19,7 +19,7 @@ SERVERS = [
 
 
 @pytest.mark.usefixtures("genuine_client_is_accepted")
-@pytest.mark.parametrize("row", refusals.PARAMS)
+@pytest.mark.parametrize("row", refusals.params(unchained=requirement("DEPLOYMENT-2")))
 @pytest.mark.parametrize("version", refusals.VERSIONS)
 @pytest.mark.parametrize("server", SERVERS)
 def test_flawed_client_is_refused(
@@ -38,6 +38,7 @@ def test_flawed_client_is_refused(
     saw(f"{exchange}; {counter} +1; the app saw nothing")
 
 
+@requirement("DEPLOYMENT-2")
 @pytest.mark.usefixtures("genuine_client_is_accepted")
 @pytest.mark.parametrize("version", refusals.VERSIONS)
 @pytest.mark.parametrize("server", SERVERS)
@@ -61,7 +62,11 @@ def test_client_without_certificate_is_refused(
 @pytest.mark.parametrize("version", refusals.VERSIONS)
 @pytest.mark.parametrize(
     "flaw",
-    [Flaw.NO_CERTIFICATE, Flaw.OTHER_CA, pytest.param(Flaw.OTHER_ID, marks=refusals.CHAINED)],
+    [
+        pytest.param(Flaw.NO_CERTIFICATE, marks=requirement("DEPLOYMENT-4")),
+        pytest.param(Flaw.OTHER_CA, marks=requirement("DEPLOYMENT-4")),
+        pytest.param(Flaw.OTHER_ID, marks=refusals.CHAINED),
+    ],
 )
 def test_refused_client_gets_no_http_byte(api: Testbed, flaw: Flaw, version: Version) -> None:
     """A rejected client receives no byte of HTTP, even if it sends its request early."""
@@ -74,7 +79,7 @@ def test_refused_client_gets_no_http_byte(api: Testbed, flaw: Flaw, version: Ver
     assert_not_answered(exchange)
 
 
-@requirement("HANDSHAKE-7")
+@requirement("HANDSHAKE-7", "DEPLOYMENT-4")
 @pytest.mark.usefixtures("genuine_client_is_accepted")
 def test_other_workload_gets_no_http_byte(api: Testbed) -> None:
     """The invalid client receives no byte of HTTP with its own genuine SVID either."""
@@ -85,7 +90,9 @@ def test_other_workload_gets_no_http_byte(api: Testbed) -> None:
     assert_not_answered(exchange)
 
 
-@requirement("HANDSHAKE-2")
+@requirement("HANDSHAKE-2", "DEPLOYMENT-6")
+# So that the first of these SVIDs has expired when another check needs one that has.
+@pytest.mark.usefixtures("first_svid")
 @pytest.mark.parametrize("version", refusals.VERSIONS)
 @pytest.mark.parametrize("server", API_SERVERS)
 def test_genuine_svid_is_accepted(api: Testbed, server: str, version: Version) -> None:

@@ -16,7 +16,7 @@ from svidproof import (
 from svidproof.checks import Observation, each_workload
 
 
-@requirement("HANDSHAKE-1")
+@requirement("HANDSHAKE-1", "DEPLOYMENT-1")
 @each_workload
 def test_certs_show_own_svid_and_bundle(api: Testbed, name: str) -> None:
     """Each TLS context in `/certs` has the sidecar's own SVID and trusts exactly the bundle."""
@@ -33,7 +33,7 @@ def test_certs_show_own_svid_and_bundle(api: Testbed, name: str) -> None:
         assert trusted == bundle, _different(name, len(trusted), len(bundle))
 
 
-@requirement("HANDSHAKE-1")
+@requirement("HANDSHAKE-1", "DEPLOYMENT-1")
 @each_workload
 def test_secrets_are_own_svid_and_bundle(api: Testbed, name: str) -> None:
     """`config_dump` holds two secrets: the sidecar's own SVID and the server's trust bundle."""
@@ -54,7 +54,7 @@ def test_secrets_are_own_svid_and_bundle(api: Testbed, name: str) -> None:
         assert bundle.trust_domains == (api.scenario.trust_domain,), bundle.trust_domains
 
 
-@requirement("HANDSHAKE-1")
+@requirement("HANDSHAKE-1", "DEPLOYMENT-1")
 @each_workload
 def test_certs_and_secrets_agree(api: Testbed, name: str) -> None:
     """`/certs` shows the certificate that SDS delivered."""
@@ -70,7 +70,7 @@ def test_certs_and_secrets_agree(api: Testbed, name: str) -> None:
     eventually(agree, budgets.SECRETS_READY)
 
 
-@requirement("HANDSHAKE-1")
+@requirement("HANDSHAKE-1", "DEPLOYMENT-1")
 @each_workload
 @pytest.mark.parametrize("source", [Source.CERTS, Source.SECRETS], ids=lambda s: s.value)
 def test_trust_never_changes(rotations: Observation, name: str, source: Source) -> None:

@@ -28,7 +28,7 @@ def _genuine_server_is_accepted(quiet_api: Testbed) -> Iterator[None]:
 
 
 @needs(Capability.IMPOSTOR)
-@pytest.mark.parametrize("row", refusals.PARAMS)
+@pytest.mark.parametrize("row", refusals.params(unchained=requirement("DEPLOYMENT-3")))
 @pytest.mark.parametrize("client", CLIENTS)
 def test_wrong_server_is_refused(api: Testbed, client: str, row: refusals.Row, saw: Saw) -> None:
     """The client's sidecar sends no request to a server with a flawed credential."""

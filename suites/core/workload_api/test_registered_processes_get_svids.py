@@ -47,7 +47,7 @@ AUDIENCE = "bank.example"
 OPTIONAL = {"FetchWITSVID", "FetchWITBundles"}
 
 
-@requirement("WLAPI-1")
+@requirement("WLAPI-1", "DEPLOYMENT-5")
 @each_workload
 def test_registered_process_gets_its_svid(api: Testbed, name: str, saw: Saw) -> None:
     """A registered process immediately gets its own SVID, key and bundle, and no other.
@@ -78,7 +78,7 @@ def test_registered_process_gets_its_svid(api: Testbed, name: str, saw: Saw) -> 
     saw(f"{answer} after {took * 1000:.0f} ms")
 
 
-@requirement("WLAPI-1")
+@requirement("WLAPI-1", "DEPLOYMENT-5")
 @each_workload
 def test_every_message_is_complete(rotations: Observation, name: str) -> None:
     """Every message of a process's stream has its own SVID, key and bundle, not only the first."""
@@ -117,7 +117,7 @@ def test_each_message_brings_something_new(rotations: Observation, name: str) ->
     assert len(messages) <= changes, f"{len(messages)} messages for {changes} new SVIDs or bundles"
 
 
-@requirement("WLAPI-1")
+@requirement("WLAPI-1", "DEPLOYMENT-5")
 @each_workload
 def test_registered_process_gets_the_bundle_alone(api: Testbed, name: str) -> None:
     """FetchX509Bundles gives a registered process the bundle of its trust domain, and no other."""

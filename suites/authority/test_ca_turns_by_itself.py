@@ -1,0 +1,64 @@
+"""A CA nears its end, and SPIRE server replaces it by itself: nobody notices."""
+
+from http import HTTPStatus
+
+import pytest
+
+from svidproof import Measure, Saw, requirement
+from svidproof.checks import AuthorityTurn
+
+each_sidecar = pytest.mark.parametrize("name", ["server", "client"])
+
+
+@requirement("AUTHORITY-5")
+def test_next_root_is_trusted_before_it_signs(
+    authority_turn: AuthorityTurn, measure: Measure
+) -> None:
+    """The next root is in every stream and sidecar before the server signs with it."""
+    assert authority_turn.trusted is not None, f"not every bundle has it; {authority_turn.late}"
+
+    lead = authority_turn.activated.at - authority_turn.trusted.at
+
+    measure("from the next root in every bundle to its first signature", lead, "s")
+    assert lead > 0, f"every bundle had it {-lead:.1f} s after the activation"
+
+
+@requirement("AUTHORITY-5")
+@each_sidecar
+def test_sidecars_get_svids_of_the_next_ca(authority_turn: AuthorityTurn, name: str) -> None:
+    """Each sidecar has an SVID of the next CA, and none before the activation."""
+    own = authority_turn.sightings(name)
+
+    new = [s for s in own if authority_turn.signer(s) == authority_turn.new]
+
+    assert new, f"{name} has no SVID of the next CA; {authority_turn.late}"
+    # The server is asked for its active authority twice a second.
+    assert new[0].first.at >= authority_turn.prepared.at, f"{name} had one before its preparation"
+
+
+@requirement("AUTHORITY-5")
+def test_no_request_fails(authority_turn: AuthorityTurn, saw: Saw) -> None:
+    """Every request succeeds from before the preparation until after the activation."""
+    requests = authority_turn.requests()
+
+    failed = [r for r in requests if r.status != HTTPStatus.OK]
+    assert requests, "no request was sent"
+    assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
+    saw(f"{len(requests)} requests succeeded")
+
+
+@requirement("AUTHORITY-6")
+@each_sidecar
+def test_no_svid_outlives_its_authority(
+    authority_turn: AuthorityTurn, name: str, measure: Measure
+) -> None:
+    """No SVID is valid for longer than the CA that has signed it."""
+    own = authority_turn.sightings(name)
+    assert own, f"no SVID of {name} was seen: the observation window was empty"
+
+    left = [
+        (authority_turn.signer(s).not_valid_after_utc - s.not_after).total_seconds() for s in own
+    ]
+
+    measure(f"least time of a CA beyond its SVIDs, {name}", min(left), "s")
+    assert min(left) >= 0, f"an SVID of {name} outlives its CA by {-min(left):.0f} s"

@@ -1,0 +1,213 @@
+"""What is taken away from a testbed, for how long, and what is recorded of it: each once."""
+
+from collections.abc import Callable, Mapping
+
+from svidproof import (
+    LAG,
+    MISSING_SVID_S,
+    SDS_RETRY_S,
+    Capability,
+    Period,
+    Progress,
+    Testbed,
+    experiment,
+    next_sync,
+)
+from svidproof.checks import (
+    Ban,
+    CachedToken,
+    EntryChanges,
+    Eviction,
+    Outage,
+    OutagePlan,
+    ServerRestart,
+    Starts,
+    observe_ban,
+    observe_cached_token,
+    observe_entry,
+    observe_eviction,
+    observe_outage,
+    observe_replacement,
+    observe_server_restart,
+    observe_starts,
+)
+
+NEEDS = [
+    Capability.FAULTS,
+    Capability.PAUSE,
+    Capability.KILL,
+    Capability.OWN_SPIRE,
+    Capability.OWN_TRUST_ROOT,
+    Capability.SPIRE_LOGS,
+]
+RELAYED = [*NEEDS, Capability.RELAY]
+# Seconds in which a component starts on a busy machine: for an agent, attestation included.
+START_S = 4.0
+DELAY_S = 0.3  # of every chunk between agent and server
+
+
+def after_server(testbed: Testbed) -> Callable[[float], float]:
+    """The longest time from a return until sidecars have new SVIDs, by the seconds of absence."""
+    ttl, sync = testbed.scenario.svid_ttl, testbed.settings.timing.sync_s
+    # What was issued just before a short absence is not renewed before it is due.
+    due = Period.of(ttl, sync).longest(ttl)
+    return lambda seconds: max(next_sync(seconds, sync), due - seconds) + LAG
+
+
+def after_agent(_seconds: float) -> float:
+    """The same for an agent that starts: sidecars open their SDS streams again by Envoy's rule."""
+    return START_S + SDS_RETRY_S + MISSING_SVID_S + LAG
+
+
+@experiment("outage", testbed="server-away", changes=True, seconds=20, needs=NEEDS)
+def server_away(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
+    """The server is stopped, and later hangs, for less than SVIDs have left."""
+    server, faults = testbed.spire.component, testbed.faults
+    recovery = after_server(testbed)
+    stopped = OutagePlan(faults.stopped(server), recovery, stopped=(server,))
+    paused = OutagePlan(faults.paused(server), recovery)
+    plans = {"stopped": stopped, "paused": paused}
+    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+
+
+@experiment("outage", testbed="server-gone", changes=True, seconds=45, needs=NEEDS)
+def server_gone(testbed: Testbed, progress: Progress) -> Outage:
+    """The server is killed for longer than SVIDs live."""
+    server = testbed.spire.component
+    fault = testbed.faults.killed(server)
+    plan = OutagePlan(fault, after_server(testbed), outlasts=True, stopped=(server,))
+    return observe_outage(testbed, plan, progress)
+
+
+@experiment("restarts", testbed="agent-away", changes=True, seconds=30, needs=NEEDS)
+def agent_restarted(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
+    """The agent is stopped, and later killed, for less than SVIDs have left."""
+    agent, faults = _agent(testbed), testbed.faults
+    causes = {"stopped": faults.stopped(agent), "killed": faults.killed(agent)}
+    plans = {
+        name: OutagePlan(fault, after_agent, stopped=(agent,), agent_answers=False, renews=False)
+        for name, fault in causes.items()
+    }
+    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+
+
+@experiment("outage", testbed="agent-hangs", changes=True, seconds=10, needs=NEEDS)
+def agent_paused(testbed: Testbed, progress: Progress) -> Outage:
+    """The agent hangs for less than SVIDs have left."""
+    agent = _agent(testbed)
+    fault, recovery = testbed.faults.paused(agent), after_server(testbed)
+    plan = OutagePlan(fault, recovery, agent_answers=False)
+    return observe_outage(testbed, plan, progress)
+
+
+@experiment("outage", testbed="agent-gone", changes=True, seconds=55, needs=NEEDS)
+def agent_gone(testbed: Testbed, progress: Progress) -> Outage:
+    """The agent is killed for longer than SVIDs live."""
+    agent = _agent(testbed)
+    fault = testbed.faults.killed(agent)
+    plan = OutagePlan(fault, after_agent, outlasts=True, stopped=(agent,), agent_answers=False)
+    return observe_outage(testbed, plan, progress)
+
+
+@experiment("outage", testbed="asleep", changes=True, seconds=35, needs=NEEDS)
+def asleep(testbed: Testbed, progress: Progress) -> Outage:
+    """Everything stands still for longer than SVIDs live, as on a laptop that sleeps."""
+    everything = tuple(testbed.components)
+    plan = OutagePlan(
+        testbed.faults.paused(*everything),
+        after_server(testbed),
+        outlasts=True,
+        mesh_answers=False,
+        agent_answers=False,
+    )
+    return observe_outage(testbed, plan, progress)
+
+
+@experiment("outage", testbed="connection", changes=True, seconds=30, needs=RELAYED)
+def connection_broken(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
+    """The connection of agent and server is refused, then held, then delayed."""
+    faults, recovery = testbed.faults, after_server(testbed)
+    causes = {
+        "refused": faults.refused(),
+        "held": faults.held(),
+        "delayed": faults.delayed(DELAY_S),
+    }
+    plans = {name: OutagePlan(fault, recovery) for name, fault in causes.items()}
+    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+
+
+def _agent(testbed: Testbed) -> str:
+    [agent] = testbed.agents
+    return agent
+
+
+@experiment("restarts", testbed="sidecars", changes=True, seconds=8, needs=NEEDS)
+def sidecar_restarted(testbed: Testbed, progress: Progress) -> Starts:
+    """The server's sidecar is killed and started again."""
+    bound = START_S + MISSING_SVID_S + LAG
+    return observe_starts(testbed, ["server"], bound, progress)
+
+
+@experiment("restarts", testbed="sidecars", changes=True, seconds=20, needs=NEEDS)
+def sidecar_without_agent(testbed: Testbed, progress: Progress) -> Starts:
+    """The client's sidecar starts while there is no agent, which comes later."""
+    bound = after_agent(0.0)
+    return observe_starts(testbed, ["client"], bound, progress, agent_away=True)
+
+
+@experiment("burst", testbed="burst", changes=True, seconds=10, needs=NEEDS)
+def burst_of_sidecars(testbed: Testbed, progress: Progress) -> Starts:
+    """All sidecars of an agent are killed and start again at the same moment."""
+    names = list(testbed.workloads)
+    # Each of them takes its share of a busy machine to start.
+    bound = START_S * len(names) / 2 + MISSING_SVID_S + LAG
+    return observe_starts(testbed, names, bound, progress)
+
+
+@experiment("outage", testbed="entries", changes=True, seconds=4, needs=NEEDS)
+def entry_changes(testbed: Testbed, progress: Progress) -> EntryChanges:
+    """One entry is created, changed, deleted and made again under the same ID."""
+    return observe_entry(testbed, entry_bound(testbed), progress)
+
+
+@experiment("outage", testbed="entries", changes=True, seconds=20, needs=RELAYED)
+def entry_replacement(testbed: Testbed, progress: Progress) -> EntryChanges:
+    """One entry changes and is replaced while the agent hears late, or nothing, of it."""
+    return observe_replacement(testbed, entry_bound(testbed), progress)
+
+
+@experiment("outage", testbed="evicted", changes=True, seconds=8, needs=NEEDS)
+def evicted_agent(testbed: Testbed, progress: Progress) -> Eviction:
+    """The agent is evicted, and attests again."""
+    ttl, sync = testbed.scenario.svid_ttl, testbed.settings.timing.sync_s
+    bound = next_sync(sync, sync) + START_S + Period.of(ttl, sync).longest(ttl) + LAG
+    return observe_eviction(testbed, bound, progress)
+
+
+@experiment("outage", testbed="entries", changes=True, seconds=6, needs=NEEDS)
+def banned_agent(testbed: Testbed, progress: Progress) -> Ban:
+    """The agent is banned, and may not attest again."""
+    bound = next_sync(0.0, testbed.settings.timing.sync_s) + START_S + LAG
+    return observe_ban(testbed, bound, progress)
+
+
+def entry_bound(testbed: Testbed) -> float:
+    """The longest sound time from an entry to its SVID.
+
+    The server reloads its entries every interval, the agent synchronises with a tenth of jitter,
+    and it fetches an SVID that is asked for soon afterwards.
+    """
+    interval = testbed.settings.timing.sync_s
+    return interval + interval * 1.1 + MISSING_SVID_S + LAG
+
+
+@experiment("restarts", testbed="sidecars", changes=True, seconds=4, needs=NEEDS)
+def server_restart(testbed: Testbed, progress: Progress) -> ServerRestart:
+    """A server with its keys and its datastore on disk is stopped and started again."""
+    return observe_server_restart(testbed, progress)
+
+
+@experiment("outage", testbed="evicted", changes=True, seconds=18, needs=NEEDS)
+def cached_token(testbed: Testbed, progress: Progress) -> CachedToken:
+    """A token is asked for that is due for renewal, while the server hangs."""
+    return observe_cached_token(testbed, progress)

@@ -1,0 +1,33 @@
+"""A valid JWT-SVID in the agent's cache is served in time, also while the server hangs."""
+
+from grpc import StatusCode
+
+from svidproof import LAG, Measure, requirement
+from svidproof.checks import CachedToken
+
+pytestmark = requirement("RESILIENCE-20")
+
+
+class TooLate(AssertionError):  # noqa: N818  a verdict, not a programming error
+    """A cached token that was still valid did not come before the caller's deadline."""
+
+
+def test_due_token_is_served_while_the_server_hangs(
+    cached_token: CachedToken, measure: Measure
+) -> None:
+    """A caller with a deadline of five seconds gets the token that is cached and valid."""
+    control, hanging = cached_token.control, cached_token.hanging
+    assert control.answer.code is StatusCode.OK, f"control: {control.answer}"
+    assert hanging.left > hanging.seconds, "the token had expired meanwhile: this proves nothing"
+
+    measure("wait for a cached token while the server hangs", hanging.seconds, "s")
+    # At the caller's deadline the agent gives up, too, and a token may come just before or after.
+    if hanging.seconds > LAG:
+        told = f"{hanging.answer.code.name} after {hanging.seconds:.1f} s"
+        raise TooLate(f"{told}, with a cached token that had {hanging.left:.1f} s left")
+    assert hanging.answer.code is StatusCode.OK, f"got {hanging.answer}"
+
+
+def test_token_is_served_afterwards(cached_token: CachedToken) -> None:
+    """When the server goes on, a token comes."""
+    assert cached_token.after.answer.code is StatusCode.OK, f"got {cached_token.after.answer}"

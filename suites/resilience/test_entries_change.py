@@ -1,0 +1,61 @@
+"""An entry is created, changed, deleted and made again; its process is given what it says now."""
+
+import pytest
+
+from svidproof import Measure, Timestamp, requirement
+from svidproof.checks import EntryChanges, Given
+
+WAYS = ["created", "recreated"]
+UNNOTICED = ["changed-over-a-slow-connection", "replaced-between-two-syncs"]
+
+
+class Mismatch(AssertionError):  # noqa: N818  a verdict, not a programming error
+    """A message names another SPIFFE ID than its certificate."""
+
+
+@requirement("RESILIENCE-15")
+@pytest.mark.parametrize("way", [pytest.param(way, id=way) for way in WAYS])
+def test_message_names_the_id_of_its_certificate(entry_changes: EntryChanges, way: str) -> None:
+    """Each message of the Workload API has the SPIFFE ID of its certificate, at every moment."""
+    _assert_matching(entry_changes.given[way])
+
+
+@requirement("RESILIENCE-15")
+@pytest.mark.parametrize("way", [pytest.param(way, id=way) for way in UNNOTICED])
+def test_message_names_that_id_whatever_the_agent_has_missed(
+    entry_replacement: EntryChanges, way: str
+) -> None:
+    """The same, when the agent hears of a change late, or hears only of the next entry."""
+    _assert_matching(entry_replacement.given[way])
+
+
+@requirement("RESILIENCE-16")
+@pytest.mark.parametrize("way", ["created", "changed", "recreated"])
+def test_entry_takes_effect_in_time(
+    entry_changes: EntryChanges, way: str, measure: Measure
+) -> None:
+    """The process is given an SVID of its entry within the intervals of server and agent."""
+    given, attention = entry_changes.given[way], entry_changes.testbed.watch.attention
+    seen = _assert_given(given)
+
+    took = attention.lag(given.since.at, seen.at, bound=entry_changes.bound)
+
+    measure(f"from an entry's change to its SVID, {way}", took, "s")
+    assert took <= entry_changes.bound, (
+        f"an entry that was {way} took {took:.1f} s, not {entry_changes.bound:.1f} s"
+    )
+
+
+def _assert_matching(given: Given) -> None:
+    for message in given.messages:
+        for spiffe_id, sans in message:
+            if sans != (spiffe_id,):
+                raise Mismatch(f"a message says {spiffe_id}, its certificate {', '.join(sans)}")
+    _assert_given(given)
+
+
+def _assert_given(given: Given) -> Timestamp:
+    assert given.seen is not None, (
+        f"the process was given {given.messages or 'nothing'}; {given.late}"
+    )
+    return given.seen
