@@ -285,10 +285,10 @@ def remove(cluster: Cluster) -> None:
 
 
 def _assert_settled(core: Any) -> None:  # noqa: ANN401  the client has no types
-    """All pods run but the one whose volume cannot be mounted."""
+    """All pods run, but for those that need not: they have no volume, or no image on their node."""
     phases = {p.metadata.name: p.status.phase for p in core.list_namespaced_pod(TENANT).items}
     waiting = {name for name, phase in phases.items() if phase != "Running"}
-    if waiting != {"driver-not-registered"}:
+    if waiting - {"driver-not-registered", "no-agent-on-the-node"}:
         raise NotYet(f"not running: {', '.join(sorted(waiting))}")
 
 

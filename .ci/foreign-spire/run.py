@@ -366,16 +366,17 @@ def _remove(cluster: Cluster, core: Any, variant: Variant) -> None:  # noqa: ANN
         )
     cluster_wide = ("csi.yaml", "openshift.yaml")
     for name in filter(variant.further.__contains__, cluster_wide):
-        _delete_wide(cluster, name)
+        _delete_wide(cluster, name, variant)
     for name in (*variant.namespaces, TENANT):
         with contextlib.suppress(kubernetes.client.ApiException):
             core.delete_namespace(name, grace_period_seconds=0)
     cluster.await_removed([*variant.namespaces, TENANT])
 
 
-def _delete_wide(cluster: Cluster, name: str) -> None:
+def _delete_wide(cluster: Cluster, name: str, variant: Variant) -> None:
     """Delete the cluster-scoped objects of a file."""
-    for body in yaml.safe_load_all((HERE / name).read_text(encoding="utf-8")):
+    text = string.Template((HERE / name).read_text(encoding="utf-8"))
+    for body in yaml.safe_load_all(text.safe_substitute({**variant.values, "WORKLOAD": "none"})):
         if "namespace" not in body["metadata"]:
             with contextlib.suppress(kubernetes.client.ApiException):
                 cluster.resource_of(body).delete(name=body["metadata"]["name"])
