@@ -85,7 +85,14 @@ def agent_restarted(testbed: Testbed, progress: Progress) -> Mapping[str, Outage
     agent, faults = _agent(testbed), testbed.faults
     causes = {"stopped": faults.stopped(agent), "killed": faults.killed(agent)}
     plans = {
-        name: OutagePlan(fault, after_agent, stopped=(agent,), agent_answers=False, renews=False)
+        name: OutagePlan(
+            fault,
+            after_agent,
+            stopped=(agent,),
+            agent_answers=False,
+            renews=False,
+            reopens=True,
+        )
         for name, fault in causes.items()
     }
     return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
