@@ -10,6 +10,7 @@ from svidproof.checks import Observation
 
 RATE = 10.0  # requests per second that the watch sends through the valid client
 ENOUGH = 0.25  # the share that must be sent: checks that count hold requests back, as does load
+LEAST = 75  # requests, as many as that share of 30 s: enough where the watch itself was late
 
 
 @requirement("ROTATION-6")
@@ -27,9 +28,12 @@ def test_no_request_fails(rotations: Observation, measure: Measure) -> None:
     if late := rotations.timeline.attention.lateness():
         measure("lateness of the watch, 99 of 100", late[0], "s")
         measure("lateness of the watch, most", late[1], "s")
-    if rate < RATE * ENOUGH <= len(requests) / max(seconds - (own := _held_back(rotations)), 0.001):
-        raise Unseen(f"only {rate:.1f} requests per second: the watch itself was {own:.0f} s late")
-    assert rate >= RATE * ENOUGH, f"only {rate:.1f} requests per second in {seconds:.0f} s"
+    if rate < RATE * ENOUGH:
+        own = _held_back(rotations)
+        possible = len(requests) / max(seconds - own, 0.001)
+        assert possible >= RATE * ENOUGH, f"only {rate:.1f} requests per second in {seconds:.0f} s"
+        if len(requests) < LEAST:
+            raise Unseen(f"only {len(requests)} requests: the watch itself was {own:.0f} s late")
     for name in ("api", "valid-api-client"):
         for rotation in rotations.rotations(name):
             came = rotation.after.first.at
