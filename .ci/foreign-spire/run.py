@@ -11,8 +11,10 @@ be, whatever the shape.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import functools
+import gzip
 import json
 import string
 import subprocess
@@ -31,7 +33,7 @@ from svidproof.model.errors import PlatformError
 from svidproof.platforms.kubernetes.kind.site import KindSite
 from svidproof.run.request.options import RunRequest
 from svidproof.run.request.selection import Selection
-from svidproof.supply import tools
+from svidproof.supply import images, tools
 from svidproof.waiting.budgets import Budget
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ HERE = Path(__file__).parent
 TENANT = "demo"
 _CONFORMANT, _NOT_CONFORMANT = 0, 1
 _DEPLOYED = Budget("SPIRE is deployed", 90, 0.2)
+_JOB = Budget("the Job ends", 600, 1.0)
 PRIVILEGED = {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}
 # A build with a defect: it expects another header from the callers of the Workload API.
 BROKEN = """
@@ -73,6 +76,7 @@ class Variant:
         profile: the profile of the run.
         further: more files that it is deployed with.
         namespace: labels and annotations of the tenant's namespace.
+        in_cluster: whether the run is a Job, with the roles that `svidproof job` prints.
     """
 
     holding: int = 0
@@ -83,6 +87,7 @@ class Variant:
     profile: str = "core"
     further: tuple[str, ...] = ()
     namespace: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    in_cluster: bool = False
 
     @property
     def values(self) -> dict[str, str]:
@@ -137,6 +142,7 @@ VARIANTS = {
             **RESTRICTED,
             "annotations": {"openshift.io/sa.scc.uid-range": "1000680000/10000"},
         },
+        in_cluster=True,
     ),
     # A controller manager that removes entries of others, and makes those of ClusterStaticEntries.
     "static-entries": Variant(
@@ -269,6 +275,61 @@ def check(variant: Variant, kubeconfig: Path, directory: Path) -> list[str]:
     return wrong
 
 
+def check_inside(ground: ClusterContext, variant: Variant, directory: Path) -> list[str]:
+    """Run the suite as a Job, with no more rights than it asks for; returns what is wrong."""
+    command = Path(sys.executable).with_name("svidproof")
+    argv = [
+        str(command), "job", "--images", "build", "--namespace", TENANT,
+        "--spire-namespace", ",".join(variant.namespaces), "--profile", variant.profile,
+    ]  # fmt: skip
+    printed = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    objects = [body for body in yaml.safe_load_all(printed) if body]
+    [container] = objects[-1]["spec"]["template"]["spec"]["containers"]
+    nodes = [node.name for node in ground.nodes]
+    images.load(ground.name.removeprefix("kind-"), nodes, [container["image"]])
+    core: Any = kubernetes.client.CoreV1Api(ground.cluster.client)
+    before = _objects(ground.cluster)
+    for body in objects:
+        ground.cluster.apply_object(body)
+    batch: Any = kubernetes.client.BatchV1Api(ground.cluster.client)
+
+    def ended() -> bool:
+        status = batch.read_namespaced_job("svidproof", TENANT).status
+        if not (status.succeeded or status.failed):
+            raise NotYet("the Job is active")
+        return bool(status.succeeded)
+
+    succeeded = eventually(ended, _JOB)
+    [pod] = core.list_namespaced_pod(TENANT, label_selector="job-name=svidproof").items
+    print(core.read_namespaced_pod_log(pod.metadata.name, TENANT))  # noqa: T201
+    left = core.read_namespaced_config_map("svidproof-report", TENANT)
+    directory.mkdir(parents=True, exist_ok=True)
+    packed = base64.b64decode(left.binary_data["report.json.gz"])
+    (directory / "report.json").write_bytes(gzip.decompress(packed))
+    wrong = judge(_read(directory), variant)
+    if succeeded == bool(variant.red):
+        wrong.insert(0, f"the Job has {'succeeded' if succeeded else 'failed'}")
+    kept = {"ConfigMap svidproof-report", "ServiceAccount svidproof"}
+    if more := _objects(ground.cluster) - before - kept - {f"Pod {pod.metadata.name}"}:
+        wrong.append(f"it left {', '.join(sorted(more))}")
+    return wrong
+
+
+def _objects(cluster: Cluster) -> set[str]:
+    """The objects of the tenant's namespace that a run creates."""
+    core: Any = kubernetes.client.CoreV1Api(cluster.client)
+    network: Any = kubernetes.client.NetworkingV1Api(cluster.client)
+    lists = {
+        "Pod": core.list_namespaced_pod,
+        "Service": core.list_namespaced_service,
+        "ConfigMap": core.list_namespaced_config_map,
+        "Secret": core.list_namespaced_secret,
+        "ServiceAccount": core.list_namespaced_service_account,
+        "NetworkPolicy": network.list_namespaced_network_policy,
+    }
+    return {f"{kind} {o.metadata.name}" for kind, many in lists.items() for o in many(TENANT).items}
+
+
 def diagnose(ground: ClusterContext, kubeconfig: Path) -> list[str]:
     """Have the causes named of pods without an identity; returns what is wrong with that."""
     script = [sys.executable, str(HERE / "diagnose.py"), "--kubeconfig", str(kubeconfig)]
@@ -298,7 +359,10 @@ def main() -> int:
         for name in asked.variants or ([] if asked.diagnose else DEFAULT):
             with deployed(ground, VARIANTS[name]):
                 directory = asked.report_dir / name
-                found = check(VARIANTS[name], kubeconfig, directory)
+                if VARIANTS[name].in_cluster:
+                    found = check_inside(ground, VARIANTS[name], directory)
+                else:
+                    found = check(VARIANTS[name], kubeconfig, directory)
                 wrong += [f"{name}: {line}" for line in found]
     for line in wrong:
         print(line, file=sys.stderr)  # noqa: T201  that is what CI shows
