@@ -54,3 +54,15 @@ def rotations(testbed: Testbed, progress: Progress) -> Observation:
 def greeter(testbeds: Testbeds) -> Testbed:
     """Programs that ask the Workload API themselves: greeters, and a demo page."""
     return testbeds.get("greeter")
+
+
+@pytest.fixture(scope="session")
+def bearer(testbeds: Testbeds) -> Testbed:
+    """An API that lets in the bearers of JWT-SVIDs, and processes that validate them."""
+    return testbeds.get("bearer")
+
+
+@pytest.fixture(scope="session")
+def oidc(testbeds: Testbeds) -> Testbed:
+    """SPIRE's OIDC discovery provider."""
+    return testbeds.get("oidc")
