@@ -66,3 +66,9 @@ def bearer(testbeds: Testbeds) -> Testbed:
 def oidc(testbeds: Testbeds) -> Testbed:
     """SPIRE's OIDC discovery provider."""
     return testbeds.get("oidc")
+
+
+@pytest.fixture(scope="session")
+def spec(testbeds: Testbeds) -> Testbed:
+    """A trust domain with a bundle endpoint, and a CA that signs itself."""
+    return testbeds.get("spec")

@@ -1,7 +1,5 @@
 """A process that issues and validates JWT-SVIDs by the Workload API."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from svidproof import Capability, Progress, Testbed, experiment
@@ -17,10 +15,10 @@ NEEDS = (Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE)
 
 
 @pytest.fixture(scope="session")
-def verifier(bearer: Testbed) -> Iterator[tokens.Verifier]:
+def verifier(bearer: Testbed) -> tokens.Verifier:
     """The prober, registered and federated with two trust domains whose keys the suite has."""
-    with tokens.verifying(bearer) as verifier:
-        yield verifier
+    # Until the testbed is closed, which may be before the end of the session.
+    return bearer.had.enter_context(tokens.verifying(bearer))
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Clients that know nothing of SPIFFE verify JWT-SVIDs by SPIRE's OIDC discovery provider."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from svidproof import Capability, Measure, OidcProvider, Saw, Testbed, needs, only, requirement
@@ -23,10 +21,9 @@ PRIVATE = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}  # the private members o
 
 
 @pytest.fixture(scope="module")
-def workload(oidc: Testbed) -> Iterator[tokens.Verifier]:
+def workload(oidc: Testbed) -> tokens.Verifier:
     """A process with JWT-SVIDs of this issuer."""
-    with tokens.verifying(oidc) as verifier:
-        yield verifier
+    return oidc.had.enter_context(tokens.verifying(oidc))
 
 
 @pytest.fixture
