@@ -72,3 +72,15 @@ def oidc(testbeds: Testbeds) -> Testbed:
 def spec(testbeds: Testbeds) -> Testbed:
     """A trust domain with a bundle endpoint, and a CA that signs itself."""
     return testbeds.get("spec")
+
+
+@pytest.fixture(scope="session")
+def ip_domain(testbeds: Testbeds) -> Testbed:
+    """A trust domain whose name looks like an IP address."""
+    return testbeds.get("ip-domain")
+
+
+@pytest.fixture(scope="session")
+def plain_domain(testbeds: Testbeds) -> Testbed:
+    """A trust domain whose name could not be in the DNS."""
+    return testbeds.get("plain-domain")

@@ -179,7 +179,7 @@ def test_incomplete_validation_request_is_invalid(verifier: tokens.Verifier, mis
 @requirement("SPEC-11")
 def test_signing_certificates_only_sign(verifier: tokens.Verifier) -> None:
     """A signing certificate sets none of the key usages that are for leaves."""
-    [svid] = [s for s in fetch_x509(verifier.target).svids if s.spiffe_id == verifier.spiffe_id]
+    svid = tokens.own_x509_svid(verifier)
     signers = {*svid.chain[1:], *svid.bundle}
 
     assert signers, "there is no signing certificate"
@@ -199,7 +199,7 @@ def test_signing_certificates_have_the_trust_domains_id(
     spec: Testbed, verifier: tokens.Verifier
 ) -> None:
     """A signing certificate of SPIRE carries the SPIFFE ID of its trust domain."""
-    [svid] = [s for s in fetch_x509(verifier.target).svids if s.spiffe_id == verifier.spiffe_id]
+    svid = tokens.own_x509_svid(verifier)
 
     for signer in (*svid.chain[1:], *svid.bundle):
         found = spiffe_ids(signer)
