@@ -58,7 +58,7 @@ def greeter(testbeds: Testbeds) -> Testbed:
 
 @pytest.fixture(scope="session")
 def bearer(testbeds: Testbeds) -> Testbed:
-    """An API that lets in the bearers of JWT-SVIDs, and processes that validate them."""
+    """An API that accepts the bearers of JWT-SVIDs, and processes that validate them."""
     return testbeds.get("bearer")
 
 

@@ -11,8 +11,7 @@ import pytest
 
 from svidproof import Capability, Measure, Saw, Testbed, needs, requirement
 from svidproof.checks import Accepted, tokens
-from svidproof.probes import jwt
-from svidproof.probes.token_flaws import Rule, TokenFlaw, valid_tokens
+from svidproof.probes import Rule, TokenFlaw, jwt, valid_tokens
 
 pytestmark = needs(Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE)
 # A valid token's name and content; made once for the names.

@@ -1,4 +1,4 @@
-"""Envoy's jwt_authn lets in the bearers of JWT-SVIDs, by the keys of the JWT bundles."""
+"""Envoy's jwt_authn accepts the bearers of JWT-SVIDs, by the keys of the JWT bundles."""
 
 import uuid
 from collections.abc import Iterator
@@ -7,8 +7,7 @@ import pytest
 
 from svidproof import Capability, Saw, Testbed, bearer_tokens, needs, requirement
 from svidproof.checks import Accepted, assert_accepted, assert_unseen, tokens
-from svidproof.probes import Exchange
-from svidproof.probes.token_flaws import Rule, TokenFlaw, Wanted, valid_tokens
+from svidproof.probes import Exchange, Rule, TokenFlaw, Wanted, valid_tokens
 
 pytestmark = needs(Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE)
 AUDIENCE = "api.example"
@@ -62,10 +61,10 @@ def assert_unauthorized(exchange: Exchange, status: int = 401) -> None:
 
 
 @requirement("JWT-19")
-def test_bearer_of_spires_token_is_let_in(
+def test_bearer_of_spires_token_is_accepted(
     bearer: Testbed, guarded: Wanted, verifier: tokens.Verifier, saw: Saw
 ) -> None:
-    """A client without a certificate is let in with a JWT-SVID that SPIRE has issued."""
+    """A client without a certificate is accepted with a JWT-SVID that SPIRE has issued."""
     app, tag = bearer.workload(API).app, uuid.uuid4().hex
     before, so_far = app.count(), counted(bearer)
 
@@ -81,8 +80,8 @@ def test_bearer_of_spires_token_is_let_in(
 
 @requirement("JWT-19")
 @pytest.mark.parametrize("name", VALID)
-def test_bearer_of_valid_token_is_let_in(bearer: Testbed, guarded: Wanted, name: str) -> None:
-    """Each valid token of a federated trust domain is let in."""
+def test_bearer_of_valid_token_is_accepted(bearer: Testbed, guarded: Wanted, name: str) -> None:
+    """Each valid token of a federated trust domain is accepted."""
     assert_accepted(ask(bearer, valid_tokens(guarded)[name]))
 
 
