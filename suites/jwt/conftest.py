@@ -27,7 +27,8 @@ def audience() -> str:
     return tokens.new_audience()
 
 
-@experiment("bearer", testbed="keys", changes=True, seconds=8, needs=NEEDS)
+# Its process has the same entry as the one of the shared testbed.
+@experiment("bearer", testbed="keys", always_separate=True, changes=True, seconds=8, needs=NEEDS)
 def jwt_key_change(testbed: Testbed, progress: Progress) -> JwtKeyChange:
     """A JWT key is prepared and activated, and the one before it tainted and revoked."""
     return observe_jwt_key_change(testbed, progress)

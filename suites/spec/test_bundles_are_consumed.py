@@ -21,7 +21,7 @@ from svidproof import (
 from svidproof.checks import Accepted, tokens
 from svidproof.probes import TokenIssuer, jwt
 
-pytestmark = needs(Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE)
+pytestmark = needs(Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE, Capability.TOPOLOGIES)
 LONGEST_DOMAIN = 255  # bytes
 Bundle = dict[str, Any]
 
