@@ -1,4 +1,4 @@
-"""Writes what is generated in the documents: requirements, fields of a report, rules, options."""
+"""Writes what is generated in the documents: requirements, clauses, fields, rules, options."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from svidproof.report.diagnosis import document, findings
 from svidproof.run.request import options as request
 
 LIST = ("svidproof", "list", "--format", "markdown")
+CLAUSES = ("svidproof", "list", "--clauses", "--format", "markdown")
 
 
 def main(checkout: Path) -> None:
     """Write all of them."""
     requirements = subprocess.run(LIST, check=True, capture_output=True, text=True).stdout
     (checkout / "suites" / "REQUIREMENTS.md").write_text(requirements, "utf-8")
+    clauses = subprocess.run(CLAUSES, check=True, capture_output=True, text=True).stdout
+    (checkout / "docs" / "clauses.md").write_text(clauses, "utf-8")
     readme = checkout / "reports" / "README.md"
     readme.write_text(fields.replaced(readme.read_text("utf-8"), publish.schema()), "utf-8")
     known = catalogue.read(checkout / "suites" / "catalogue.toml")

@@ -54,3 +54,33 @@ def rotations(testbed: Testbed, progress: Progress) -> Observation:
 def greeter(testbeds: Testbeds) -> Testbed:
     """Programs that ask the Workload API themselves: greeters, and a demo page."""
     return testbeds.get("greeter")
+
+
+@pytest.fixture(scope="session")
+def bearer(testbeds: Testbeds) -> Testbed:
+    """An API that accepts the bearers of JWT-SVIDs, and processes that validate them."""
+    return testbeds.get("bearer")
+
+
+@pytest.fixture(scope="session")
+def oidc(testbeds: Testbeds) -> Testbed:
+    """SPIRE's OIDC discovery provider."""
+    return testbeds.get("oidc")
+
+
+@pytest.fixture(scope="session")
+def spec(testbeds: Testbeds) -> Testbed:
+    """A trust domain with a bundle endpoint, and a CA that signs itself."""
+    return testbeds.get("spec")
+
+
+@pytest.fixture(scope="session")
+def ip_domain(testbeds: Testbeds) -> Testbed:
+    """A trust domain whose name looks like an IP address."""
+    return testbeds.get("ip-domain")
+
+
+@pytest.fixture(scope="session")
+def plain_domain(testbeds: Testbeds) -> Testbed:
+    """A trust domain whose name could not be in the DNS."""
+    return testbeds.get("plain-domain")

@@ -1,0 +1,46 @@
+"""A process that issues and validates JWT-SVIDs by the Workload API."""
+
+import pytest
+
+from svidproof import Capability, Progress, Testbed, experiment
+from svidproof.checks import (
+    JwtKeyChange,
+    OidcKeyChange,
+    observe_jwt_key_change,
+    observe_oidc_key_change,
+    tokens,
+)
+
+NEEDS = (Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE)
+
+
+@pytest.fixture(scope="session")
+def verifier(bearer: Testbed) -> tokens.Verifier:
+    """The prober, registered and federated with two trust domains whose keys the suite has."""
+    # Until the testbed is closed, which may be before the end of the session.
+    return bearer.had.enter_context(tokens.verifying(bearer))
+
+
+@pytest.fixture
+def audience() -> str:
+    """An audience for which no token has been requested."""
+    return tokens.new_audience()
+
+
+# Its process has the same entry as the one of the shared testbed.
+@experiment("bearer", testbed="keys", always_separate=True, changes=True, seconds=8, needs=NEEDS)
+def jwt_key_change(testbed: Testbed, progress: Progress) -> JwtKeyChange:
+    """A JWT key is prepared and activated, and the one before it tainted and revoked."""
+    return observe_jwt_key_change(testbed, progress)
+
+
+@experiment("oidc", testbed="keys", changes=True, seconds=8, needs=NEEDS)
+def oidc_key_change(testbed: Testbed, progress: Progress) -> OidcKeyChange:
+    """The same, as a client of the OIDC discovery provider sees it."""
+    return observe_oidc_key_change(testbed, progress)
+
+
+@pytest.fixture
+def jwt_verifier_id(jwt_key_change: JwtKeyChange) -> str:
+    """The SPIFFE ID of the process whose tokens are validated there."""
+    return jwt_key_change.testbed.scenario.spiffe_id(tokens.VERIFIER)

@@ -1,0 +1,180 @@
+"""ValidateJWTSVID accepts every valid JWT-SVID and rejects each that is wrong in one way.
+
+The tokens are signed by keys of the suite's own, whose bundle the process has: a rejection is for
+the flaw, and not for an unknown key.
+"""
+
+import time
+
+import grpc
+import pytest
+
+from svidproof import Capability, Measure, Saw, Testbed, needs, requirement
+from svidproof.checks import Accepted, tokens
+from svidproof.probes import Rule, TokenFlaw, jwt, valid_tokens
+
+pytestmark = needs(Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE)
+# A valid token's name and content; made once for the names.
+VALID = (
+    *(f"{family}{size}" for family in ("ES", "RS", "PS") for size in (256, 384, 512)),
+    "typ-absent", "typ-jose", "audience-as-text", "audience-among-others", "no-iat",
+    "nbf-in-the-past", "further-claims",
+)  # fmt: skip
+LEEWAYS = (0, 10, 30, 55, 65, 120)  # seconds
+
+
+@requirement("JWT-6")
+@pytest.mark.parametrize("name", VALID)
+def test_valid_foreign_token_is_accepted(verifier: tokens.Verifier, name: str) -> None:
+    """A valid token of a federated trust domain is accepted, with its SPIFFE ID and claims."""
+    wanted = verifier.wanted()
+    token = valid_tokens(wanted)[name]
+
+    answer = jwt.validate(verifier.target, token, wanted.audience)
+
+    tokens.assert_validated(answer, wanted.subject)
+    claims = jwt.Token.read(token).claims
+    for claim in ("sub", "exp"):
+        assert answer.claims[claim] == claims[claim], f"{claim} is {answer.claims[claim]}"
+    assert wanted.audience in answer.claims["aud"], f"aud is {answer.claims['aud']}"
+
+
+@requirement("JWT-6")
+def test_own_token_is_accepted(verifier: tokens.Verifier, audience: str) -> None:
+    """A JWT-SVID of SPIRE's is accepted for each of its audiences, with its claims."""
+    second = f"second-{audience}"
+    token = verifier.token(audience, second)
+    claims = jwt.Token.read(token).claims
+
+    for each in (audience, second):
+        answer = jwt.validate(verifier.target, token, each)
+
+        tokens.assert_validated(answer, verifier.spiffe_id)
+        for claim in ("sub", "exp"):
+            assert answer.claims[claim] == claims[claim], f"{claim} is {answer.claims[claim]}"
+        assert sorted(answer.claims["aud"]) == sorted([audience, second]), str(answer.claims)
+
+
+@requirement("JWT-7")
+@tokens.flaws_of(Rule.ALGORITHM)
+def test_wrong_algorithm_is_rejected(verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw) -> None:
+    """A token without a signature, or by an algorithm that JWT-SVIDs may not use, is rejected."""
+    saw(tokens.assert_rejected(verifier, flaw))
+
+
+@requirement("JWT-8")
+@tokens.flaws_of(Rule.KEY)
+def test_wrong_key_is_rejected(verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw) -> None:
+    """A token that is signed by any key but the one of its trust domain is rejected."""
+    saw(tokens.assert_rejected(verifier, flaw))
+
+
+@requirement("JWT-8")
+def test_token_of_an_unrelated_trust_domain_is_rejected(verifier: tokens.Verifier) -> None:
+    """A token of a trust domain that the process does not federate with is rejected.
+
+    The server has the bundle of that trust domain.
+    """
+    stranger, audience = verifier.unrelated, tokens.new_audience()
+    control = verifier.issuer.token(verifier.subject, [audience])
+    token = stranger.token(stranger.spiffe_id("workload"), [audience])
+
+    accepted = jwt.validate(verifier.target, control, audience)
+    answer = jwt.validate(verifier.target, token, audience)
+
+    tokens.assert_validated(accepted, verifier.subject)
+    if answer.code is grpc.StatusCode.OK:
+        raise Accepted(f"a token of an unrelated trust domain was accepted, of {answer.spiffe_id}")
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"expected InvalidArgument: {answer}"
+
+
+@requirement("JWT-9")
+@tokens.flaws_of(Rule.CONTENT, Rule.FORM)
+def test_changed_token_is_rejected(verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw) -> None:
+    """A token whose content or signature was changed, or that is not compact, is rejected."""
+    saw(tokens.assert_rejected(verifier, flaw))
+
+
+@requirement("JWT-10")
+@tokens.flaws_of(Rule.TIME)
+def test_token_out_of_time_is_rejected(
+    verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw
+) -> None:
+    """A token that has expired, has no expiry, or is not yet valid, is rejected."""
+    saw(tokens.assert_rejected(verifier, flaw))
+
+
+@requirement("JWT-10")
+def test_leeway_is_small(verifier: tokens.Verifier, measure: Measure) -> None:
+    """The leeway for clocks is the same for an expired token and for one that is not yet valid."""
+    accepted: dict[str, list[int]] = {"exp": [], "nbf": []}
+    for name, sign in (("exp", -1), ("nbf", 1)):
+        for seconds in LEEWAYS:
+            wanted = verifier.wanted()
+            token = wanted.token(claims={name: int(time.time()) + sign * seconds})
+            answer = jwt.validate(verifier.target, token, wanted.audience)
+            if answer.code is grpc.StatusCode.OK:
+                accepted[name].append(seconds)
+
+    longest = {name: max(found, default=0) for name, found in accepted.items()}
+    measure("leeway of ValidateJWTSVID for expired tokens, at least", longest["exp"], "s")
+    assert longest["exp"] == longest["nbf"], f"the leeways are {longest} s"
+    assert longest["exp"] < max(LEEWAYS), f"a token is accepted {longest['exp']} s after its expiry"
+
+
+@requirement("JWT-11")
+@tokens.flaws_of(Rule.AUDIENCE)
+def test_token_for_another_audience_is_rejected(
+    verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw
+) -> None:
+    """A token is rejected if none of its audiences is exactly the requested one."""
+    saw(tokens.assert_rejected(verifier, flaw))
+
+
+@requirement("JWT-12")
+@tokens.flaws_of(Rule.TYPE)
+def test_token_of_another_type_is_rejected(
+    verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw
+) -> None:
+    """A token of another type, or with a critical header that is unknown, is rejected."""
+    saw(tokens.assert_rejected(verifier, flaw))
+
+
+@requirement("JWT-13")
+@tokens.flaws_of(Rule.SUBJECT)
+def test_wrong_subject_is_rejected(verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw) -> None:
+    """A token is rejected whose subject is no SPIFFE ID of a trust domain with a bundle."""
+    saw(tokens.assert_rejected(verifier, flaw))
+
+
+@requirement("JWT-14")
+def test_bundles_are_those_of_the_server(bearer: Testbed, verifier: tokens.Verifier) -> None:
+    """FetchJWTBundles has the JWT keys of the own trust domain, exactly as the server has them."""
+    delivered = {str(key["kid"]): jwt.public_key(key) for key in verifier.jwt_keys()}
+
+    listed = bearer.spire.jwt_keys()
+
+    assert delivered == listed, f"the server has {sorted(listed)}, delivered: {sorted(delivered)}"
+
+
+@requirement("JWT-14")
+def test_bundles_are_of_federated_domains_only(verifier: tokens.Verifier) -> None:
+    """FetchJWTBundles has a bundle for each federated trust domain apart, and no other."""
+    answer = jwt.bundles(verifier.target)
+
+    expected = {verifier.trust_domain, *verifier.federated}
+    assert set(answer.bundles) == expected, f"bundles of {sorted(answer.bundles)}"
+
+
+@requirement("JWT-14")
+def test_federated_bundle_has_exactly_its_jwt_keys(verifier: tokens.Verifier) -> None:
+    """A federated bundle has the JWT keys of its trust domain, and none for X.509-SVIDs."""
+    for issuer in (verifier.issuer, verifier.other):
+        keys = verifier.jwt_keys(f"spiffe://{issuer.trust_domain}")
+        delivered = {str(key.get("kid")): jwt.public_key(key) for key in keys}
+
+        published = {str(key["kid"]): jwt.public_key(key) for key in issuer.jwks}
+
+        assert delivered == published, f"{issuer.trust_domain}: {sorted(delivered)}"
+        uses = {key.get("use") for key in keys}
+        assert uses <= {"jwt-svid", None}, f"{issuer.trust_domain}: keys for {uses}"

@@ -1,0 +1,156 @@
+"""Clients that know nothing of SPIFFE verify JWT-SVIDs by SPIRE's OIDC discovery provider."""
+
+import pytest
+
+from svidproof import Capability, Measure, OidcProvider, Saw, Testbed, needs, only, requirement
+from svidproof.checks import Accepted, OidcKeyChange, tokens
+from svidproof.probes import jwt
+from svidproof.probes import oidc as client
+
+pytestmark = needs(Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE)
+# OpenID Connect Discovery 1.0, section 3.
+REQUIRED = (
+    "issuer",
+    "authorization_endpoint",
+    "jwks_uri",
+    "response_types_supported",
+    "subject_types_supported",
+    "id_token_signing_alg_values_supported",
+)
+PRIVATE = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}  # the private members of a JWK
+
+
+@pytest.fixture(scope="module")
+def workload(oidc: Testbed) -> tokens.Verifier:
+    """A process with JWT-SVIDs of this issuer."""
+    return oidc.had.enter_context(tokens.verifying(oidc))
+
+
+@pytest.fixture
+def provider(oidc: Testbed) -> OidcProvider:
+    """The OIDC discovery provider."""
+    return only(oidc.oidc.values(), "OIDC discovery provider")
+
+
+@requirement("JWT-21")
+def test_document_is_complete(provider: OidcProvider, saw: Saw) -> None:
+    """The discovery document has every required field, and RS256 among the algorithms."""
+    document = client.discover(provider.issuer)
+
+    missing = [name for name in REQUIRED if name not in document]
+    assert not missing, f"the discovery document lacks {missing}"
+    algorithms = document["id_token_signing_alg_values_supported"]
+    assert "RS256" in algorithms, f"algorithms {algorithms}"
+    saw(f"{document['jwks_uri']}, {', '.join(algorithms)}")
+
+
+@requirement("JWT-21")
+def test_document_names_the_issuer_of_tokens(
+    provider: OidcProvider, workload: tokens.Verifier, audience: str
+) -> None:
+    """The document's issuer is its own URL and `iss` of JWT-SVIDs, and it has their algorithm."""
+    document = client.discover(provider.issuer)
+    token = jwt.Token.read(workload.token(audience))
+
+    assert document["issuer"] == provider.issuer, f"the issuer is {document['issuer']}"
+    assert token.claims.get("iss") == provider.issuer, f"iss is {token.claims.get('iss')}"
+    algorithms = document["id_token_signing_alg_values_supported"]
+    assert token.header["alg"] in algorithms, f"{token.header['alg']} is not among {algorithms}"
+
+
+@requirement("JWT-21")
+def test_other_host_gets_no_document(provider: OidcProvider) -> None:
+    """A request for a host that is not configured gets HTTP 400 and no document."""
+    control = provider.get(client.DISCOVERY)
+    exchange = provider.get(client.DISCOVERY, host="elsewhere.example")
+
+    assert control.status == 200, f"control: {control}"
+    assert exchange.status == 400, f"expected HTTP 400, got {exchange}"
+
+
+@requirement("JWT-22")
+def test_published_keys_are_the_bundles(
+    provider: OidcProvider, workload: tokens.Verifier, saw: Saw
+) -> None:
+    """The published keys are exactly the JWT bundle of the trust domain, and public."""
+    published = {str(key["kid"]): jwt.public_key(key) for key in provider.published_keys()}
+    bundle = {str(key["kid"]): jwt.public_key(key) for key in workload.jwt_keys()}
+
+    assert bundle, "the JWT bundle has no key"
+    assert published == bundle, f"published {sorted(published)}, in the bundle {sorted(bundle)}"
+    private = {name for key in provider.published_keys() for name in PRIVATE & key.keys()}
+    assert not private, f"private members {sorted(private)} are published"
+    saw(f"{len(published)} keys")
+
+
+@requirement("JWT-23")
+def test_live_token_is_verified(
+    provider: OidcProvider, workload: tokens.Verifier, audience: str, saw: Saw
+) -> None:
+    """An OIDC client that knows only the issuer's URL verifies a JWT-SVID."""
+    claims = client.verify(provider.issuer, workload.token(audience), audience)
+
+    assert claims["sub"] == workload.spiffe_id, f"sub is {claims['sub']}"
+    saw(f"{claims['sub']}, issued by {claims['iss']}")
+
+
+@requirement("JWT-23")
+@pytest.mark.parametrize("flaw", ["other-audience", "changed-subject", "foreign-key", "no-issuer"])
+def test_flawed_token_is_rejected(
+    provider: OidcProvider, workload: tokens.Verifier, audience: str, flaw: str, saw: Saw
+) -> None:
+    """The same client rejects a token for another audience, a changed one, and a foreign one."""
+    token, issuer = workload.token(audience), workload.issuer
+    client.verify(provider.issuer, token, audience)
+    flawed = {
+        "other-audience": lambda: workload.token(f"other-{audience}"),
+        "changed-subject": lambda: jwt.forged(token, claims={"sub": "spiffe://example.org/other"}),
+        "foreign-key": lambda: issuer.token(
+            workload.spiffe_id, [audience], claims={"iss": provider.issuer}
+        ),
+        "no-issuer": lambda: issuer.token(workload.spiffe_id, [audience]),
+    }
+
+    try:
+        client.verify(provider.issuer, flawed[flaw](), audience)
+    except client.Rejected as error:
+        saw(str(error))
+    else:
+        raise Accepted(f"a token with the flaw {flaw} was accepted")
+
+
+@requirement("JWT-24")
+def test_next_key_is_published_in_time(oidc_key_change: OidcKeyChange, measure: Measure) -> None:
+    """A prepared JWT key is published soon."""
+    took = oidc_key_change.took("prepared")
+
+    measure("from a prepared JWT key to OIDC clients", took, "s")
+    assert took <= oidc_key_change.bounds["prepared"], f"it was published after {took:.1f} s"
+
+
+@requirement("JWT-24")
+def test_every_token_is_verified_meanwhile(oidc_key_change: OidcKeyChange, saw: Saw) -> None:
+    """From before the preparation until after the revocation, every new token is verified."""
+    verified = oidc_key_change.tokens
+
+    keys = {token.key_id for token in verified}
+    assert keys == {oidc_key_change.old, oidc_key_change.new}, f"tokens of the keys {keys}"
+    failed = [token for token in verified if token.reason]
+    assert not failed, f"{len(failed)} of {len(verified)} were rejected; the first: {failed[0]}"
+    saw(f"{len(verified)} tokens of two keys were verified")
+
+
+@requirement("JWT-24")
+def test_token_of_the_revoked_key_is_rejected(
+    oidc_key_change: OidcKeyChange, measure: Measure
+) -> None:
+    """A token of the former key is verified until that key is revoked, and then rejected."""
+    former, took = oidc_key_change.former, oidc_key_change.took("revoked")
+    assert oidc_key_change.left > 0, "the token had expired: this proves nothing"
+    for phase in ("before", "activated"):
+        assert not former[phase].reason, f"{phase}: it was rejected: {former[phase].reason}"
+
+    measure("from a revoked JWT key to OIDC clients", took, "s")
+    assert took <= oidc_key_change.bounds["revoked"], f"it was published for {took:.1f} s more"
+    if not former["revoked"].reason:
+        raise Accepted("a token of the revoked key was accepted")

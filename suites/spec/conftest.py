@@ -1,0 +1,25 @@
+"""The bundle document as its endpoint serves it, and a process with several identities."""
+
+import pytest
+
+from svidproof import Capability, Progress, Testbed, experiment
+from svidproof.checks import BundleDocument, BundleHistory, observe_bundle_history, tokens
+
+
+@pytest.fixture(scope="session")
+def verifier(spec: Testbed) -> tokens.Verifier:
+    """The prober, registered and federated with two trust domains whose keys the suite has."""
+    # Until the testbed is closed, which may be before the end of the session.
+    return spec.had.enter_context(tokens.verifying(spec))
+
+
+@pytest.fixture
+def document(spec: Testbed) -> BundleDocument:
+    """What the bundle endpoint serves now."""
+    return BundleDocument.fetch(spec.spire.bundle_endpoint.address)
+
+
+@experiment("spec", testbed="bundle", changes=True, seconds=10, needs=[Capability.OWN_SPIRE])
+def bundle_history(testbed: Testbed, progress: Progress) -> BundleHistory:
+    """The bundle endpoint's documents while X.509 and JWT authorities change."""
+    return observe_bundle_history(testbed, progress)
