@@ -54,3 +54,9 @@ def rotations(testbed: Testbed, progress: Progress) -> Observation:
 def greeter(testbeds: Testbeds) -> Testbed:
     """Programs that ask the Workload API themselves: greeters, and a demo page."""
     return testbeds.get("greeter")
+
+
+@pytest.fixture(scope="session")
+def federation(testbeds: Testbeds) -> Testbed:
+    """Two trust domains that federate, and workloads that do not."""
+    return testbeds.get("federation")
