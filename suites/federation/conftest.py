@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from svidproof import Capability, Progress, Testbed, experiment
+from svidproof import Capability, Progress, Testbed, budgets, eventually, experiment
 from svidproof.checks import (
     LIES,
     End,
+    Greeter,
     Harm,
     Lies,
     PartnerChange,
@@ -28,6 +29,15 @@ def quiet(federation: Testbed) -> Iterator[None]:
     """Counters move only for what the check does."""
     with federation.quiet():
         yield
+
+
+@pytest.fixture(scope="session")
+def greeters(federation: Testbed) -> dict[str, Greeter]:
+    """The programs by name, once each has its SVID."""
+    programs = {name: Greeter(program) for name, program in federation.programs.items()}
+    for greeter in programs.values():
+        eventually(lambda each=greeter: each.identity().svid, budgets.GUEST_ANSWERED)
+    return programs
 
 
 @experiment("partners", testbed="lying", changes=True, seconds=20, needs=NEEDS)

@@ -17,8 +17,11 @@ class Suffered(AssertionError):  # noqa: N818  a verdict, not a programming erro
 def harm(
     way: str, silence: Harm, silent_end: Harm, bulk: Harm, lies_alone: dict[str, Harm]
 ) -> Harm:
-    """The record of one way to do harm."""
-    return {"silence": silence, "silent-end": silent_end, "bulk": bulk, **lies_alone}[way]
+    """The record of one way to do harm; raises Unseen if the machine was too slow to judge it."""
+    made = {"silence": silence, "silent-end": silent_end, "bulk": bulk, **lies_alone}[way]
+    if made.unseen is not None:
+        raise made.unseen
+    return made
 
 
 @requirement("FEDERATION-23")

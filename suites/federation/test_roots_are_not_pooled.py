@@ -84,22 +84,23 @@ def test_client_rejects_a_server_of_another_domains_root(federation: Testbed) ->
     ],
 )
 def test_program_rejects_certificates_of_another_domains_root(
-    federation: Testbed, name: str, client: str, saw: Saw
+    federation: Testbed, greeters: dict[str, Greeter], name: str, client: str, saw: Saw
 ) -> None:
     """A program that trusts both rejects the other's SPIFFE ID that its own root signed."""
-    program, spiffe_id = federation.programs[name], federation.scenario.spiffe_id(client)
+    greeter, spiffe_id = greeters[name], federation.scenario.spiffe_id(client)
+    address = greeter.program.address
     own = federation.domain_of(name).trust_domain
-    refused = len(Greeter(program).refused())
-    control = tls.get(program.address, credential=signed(federation, spiffe_id, OTHER[own]))
+    refused = len(greeter.refused())
+    control = tls.get(address, credential=signed(federation, spiffe_id, OTHER[own]))
 
-    exchange = tls.get(program.address, credential=signed(federation, spiffe_id, own))
+    exchange = tls.get(address, credential=signed(federation, spiffe_id, own))
 
     assert control.alert is None, f"the genuine certificate was rejected: {control}"
     assert_not_answered(exchange)
     assert exchange.alert is Alert.BAD_CERTIFICATE, f"expected “bad certificate”, got {exchange}"
 
     def reason() -> str:
-        found = [r for r in Greeter(program).refused()[refused:] if r.by_us]
+        found = [r for r in greeter.refused()[refused:] if r.by_us]
         assert len(found) == 1, f"{len(found)} refusals by {name}"
         return found[0].reason
 

@@ -87,10 +87,10 @@ def test_client_without_federation_rejects(federation: Testbed) -> None:
     ],
 )
 def test_program_without_federation_rejects(
-    federation: Testbed, client: str, server: str, saw: Saw
+    federation: Testbed, greeters: dict[str, Greeter], client: str, server: str, saw: Saw
 ) -> None:
     """A program whose entry does not federate rejects the peer, as server and as client."""
-    caller, called = (Greeter(federation.programs[name]) for name in (client, server))
+    caller, called = greeters[client], greeters[server]
     since, by_server = Timestamp.now(), len(called.refused())
 
     hello = caller.hello(server, "Eve")
@@ -134,12 +134,10 @@ def test_sidecar_rejects_strangers(
 @requirement("FEDERATION-7")
 @pytest.mark.parametrize("name", ["greeter", "pen-friend"])
 def test_program_rejects_strangers(
-    federation: Testbed, stranger: Credential, name: str, saw: Saw
+    greeters: dict[str, Greeter], stranger: Credential, name: str, saw: Saw
 ) -> None:
     """A program rejects the genuine SVID of a trust domain that it does not federate with."""
-    program = Greeter(federation.programs[name])
-
-    exchange = tls.get(program.program.address, credential=stranger)
+    exchange = tls.get(greeters[name].program.address, credential=stranger)
 
     assert_not_answered(exchange)
     assert exchange.alert is Alert.UNKNOWN_CA, f"expected the alert “unknown ca”, got {exchange}"

@@ -36,10 +36,10 @@ def test_sidecars_accept_each_other(
 @requirement("FEDERATION-2")
 @pytest.mark.parametrize(("client", "server"), PROGRAMS)
 def test_programs_accept_each_other(
-    federation: Testbed, client: str, server: str, saw: Saw
+    greeters: dict[str, Greeter], client: str, server: str, saw: Saw
 ) -> None:
     """A call to the other trust domain is answered, and each side knows the other's SPIFFE ID."""
-    caller, called = (Greeter(federation.programs[name]) for name in (client, server))
+    caller, called = greeters[client], greeters[server]
 
     hello = caller.hello(server, "Fed")
 
