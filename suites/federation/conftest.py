@@ -35,8 +35,11 @@ def quiet(federation: Testbed) -> Iterator[None]:
 def greeters(federation: Testbed) -> dict[str, Greeter]:
     """The programs by name, once each has its SVID."""
     programs = {name: Greeter(program) for name, program in federation.programs.items()}
-    for greeter in programs.values():
-        eventually(lambda each=greeter: each.identity().svid, budgets.GUEST_ANSWERED)
+
+    def served() -> None:
+        assert all(greeter.identity().svid for greeter in programs.values()), "one has no SVID"
+
+    eventually(served, budgets.GUEST_ANSWERED)
     return programs
 
 
