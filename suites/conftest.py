@@ -84,3 +84,8 @@ def ip_domain(testbeds: Testbeds) -> Testbed:
 def plain_domain(testbeds: Testbeds) -> Testbed:
     """A trust domain whose name could not be in the DNS."""
     return testbeds.get("plain-domain")
+
+
+def federation(testbeds: Testbeds) -> Testbed:
+    """Two trust domains that federate, and workloads that do not."""
+    return testbeds.get("federation")

@@ -1,0 +1,86 @@
+"""Partners that change, end, lie and do harm: each record is made once."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from svidproof import Capability, Progress, Testbed, budgets, eventually, experiment
+from svidproof.checks import (
+    LIES,
+    End,
+    Greeter,
+    Harm,
+    Lies,
+    PartnerChange,
+    observe_bulk,
+    observe_end,
+    observe_lie,
+    observe_lies,
+    observe_partner_change,
+    observe_silence,
+    observe_silent_end,
+)
+
+NEEDS = [Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT, Capability.TOPOLOGIES]
+
+
+@pytest.fixture
+def quiet(federation: Testbed) -> Iterator[None]:
+    """Counters move only for what the check does."""
+    with federation.quiet():
+        yield
+
+
+@pytest.fixture(scope="session")
+def greeters(federation: Testbed) -> dict[str, Greeter]:
+    """The programs by name, once each has its SVID."""
+    programs = {name: Greeter(program) for name, program in federation.programs.items()}
+
+    def served() -> None:
+        assert all(greeter.identity().svid for greeter in programs.values()), "one has no SVID"
+
+    eventually(served, budgets.GUEST_ANSWERED)
+    return programs
+
+
+@experiment("partners", testbed="lying", changes=True, seconds=20, needs=NEEDS)
+def lies(testbed: Testbed, progress: Progress) -> Lies:
+    """All partners but one have a bundle endpoint that lies."""
+    return observe_lies(testbed, progress)
+
+
+@experiment("federation", testbed="changing", changes=True, seconds=20, needs=NEEDS)
+def partner_change(testbed: Testbed, progress: Progress) -> PartnerChange:
+    """The partner's CA is followed by another."""
+    return observe_partner_change(testbed, progress)
+
+
+@experiment("partners", testbed="harmed", changes=True, seconds=6, needs=NEEDS)
+def silence(testbed: Testbed, progress: Progress) -> Harm:
+    """A bundle endpoint does not answer."""
+    return observe_silence(testbed, progress)
+
+
+@experiment("partners", testbed="harmed", changes=True, seconds=16, needs=NEEDS)
+def lies_alone(testbed: Testbed, progress: Progress) -> dict[str, Harm]:
+    """Bundle endpoints tell those lies that affect other partners, one after the other."""
+    alone = [lie for lie in LIES if lie.alone]
+    return {lie.name: observe_lie(testbed, lie, progress) for lie in alone}
+
+
+@experiment("partners", testbed="swamped", changes=True, seconds=20, needs=NEEDS)
+def bulk(testbed: Testbed, progress: Progress) -> Harm:
+    """A bundle endpoint serves a huge bundle."""
+    return observe_bulk(testbed, progress)
+
+
+@experiment("partners", testbed="ending", changes=True, seconds=12, needs=NEEDS)
+def ended(testbed: Testbed, progress: Progress) -> End:
+    """A federation relationship ends."""
+    return observe_end(testbed, progress)
+
+
+@experiment("partners", testbed="ending", changes=True, seconds=10, needs=NEEDS)
+def silent_end(testbed: Testbed, progress: Progress) -> Harm:
+    """A relationship ends while its bundle endpoint does not answer."""
+    return observe_silent_end(testbed, progress)

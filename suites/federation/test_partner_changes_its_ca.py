@@ -1,0 +1,68 @@
+"""A partner's CA is followed by another, and nobody notices but those who still use the first."""
+
+import pytest
+
+from svidproof import Measure, Saw, requirement
+from svidproof.checks import Accepted, PartnerChange, assert_accepted, assert_not_answered
+
+PLACES = ["FetchX509Bundles", "FetchX509SVID", "config_dump", "/certs"]
+each_place = pytest.mark.parametrize("place", [pytest.param(p, id=p.strip("/")) for p in PLACES])
+
+
+@requirement("FEDERATION-18")
+@each_place
+def test_next_root_is_trusted(partner_change: PartnerChange, place: str, measure: Measure) -> None:
+    """After one refresh the partner's next root is trusted wherever the first one is."""
+    followed, bound = partner_change.prepared, partner_change.bounds["prepared"]
+
+    assert place in followed.places, f"{place}: {followed.late}"
+
+    measure(f"from a refresh to the partner's next root, {place}", followed.places[place], "s")
+    assert followed.places[place] <= bound + 2.0, f"{place} had it after {bound:.1f} s"
+
+
+@requirement("FEDERATION-18")
+def test_nothing_is_signed_below_it_before(partner_change: PartnerChange) -> None:
+    """No SVID of the partner is below its next root before that is activated."""
+    assert partner_change.renewed.places, partner_change.renewed.late
+
+    early = partner_change.early()
+
+    assert not early, f"{len(early)} SVIDs were signed below it before"
+
+
+@requirement("FEDERATION-19")
+@pytest.mark.parametrize(
+    "client", [pytest.param("bank", id="to-partner"), pytest.param("shop", id="from-partner")]
+)
+def test_no_request_fails(partner_change: PartnerChange, client: str, saw: Saw) -> None:
+    """Every request across the trust domains succeeds, from before the change until after it."""
+    sent = partner_change.requests(client)
+
+    failed = [r for r in sent if r.status != 200]
+    assert sent, f"{client} sent no request"
+    assert not failed, f"{len(failed)} of {len(sent)} of {client} failed: {failed[0].note}"
+    saw(f"{len(sent)} requests succeeded")
+
+
+@requirement("FEDERATION-20")
+@each_place
+def test_revoked_root_is_trusted_nowhere(
+    partner_change: PartnerChange, place: str, measure: Measure
+) -> None:
+    """After one refresh the root that the partner has revoked is trusted nowhere."""
+    followed = partner_change.revoked
+
+    assert place in followed.places, f"{place}: {followed.late}"
+
+    measure(f"from a refresh until a revoked root has gone, {place}", followed.places[place], "s")
+
+
+@requirement("FEDERATION-20")
+def test_svid_below_a_revoked_root_is_rejected(partner_change: PartnerChange, saw: Saw) -> None:
+    """An SVID below the revoked root is rejected on a new connection, one below the next is not."""
+    assert_accepted(partner_change.accepted)
+    if partner_change.refused.status is not None:
+        raise Accepted(f"an SVID below a revoked root was accepted: {partner_change.refused}")
+    assert_not_answered(partner_change.refused)
+    saw(f"{partner_change.refused}")

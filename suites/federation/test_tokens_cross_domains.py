@@ -1,0 +1,75 @@
+"""JWT-SVIDs of another trust domain are validated only for workloads that federate with it."""
+
+import uuid
+
+import grpc
+import pytest
+
+from svidproof import Saw, Testbed, only, requirement
+from svidproof.probes import Partner, jwt
+
+pytestmark = requirement("FEDERATION-8")
+HOME, PARTNER = "example.org", "partner.example"
+
+
+@pytest.fixture
+def audience() -> str:
+    """An audience for which no JWT-SVID has been requested."""
+    return f"bank-{uuid.uuid4().hex}.example"
+
+
+def token_of(testbed: Testbed, name: str, audience: str) -> str:
+    """The JWT-SVID of a workload."""
+    answer = jwt.fetch(testbed.workload(name).envoy.workload_api(), [audience])
+    assert answer.code is grpc.StatusCode.OK, f"{name}: {answer}"
+    return only(answer.svids, "JWT-SVID")[1]
+
+
+@pytest.mark.parametrize(
+    ("subject", "validator"),
+    [
+        pytest.param("shop", "bank", id="partner-at-home"),
+        pytest.param("bank", "shop", id="home-at-partner"),
+    ],
+)
+def test_federated_workload_validates(
+    federation: Testbed, audience: str, subject: str, validator: str, saw: Saw
+) -> None:
+    """ValidateJWTSVID accepts the other domain's token, with its SPIFFE ID and required claims."""
+    token, own = token_of(federation, subject, audience), federation.workload(subject).spiffe_id
+
+    answer = jwt.validate(federation.workload(validator).envoy.workload_api(), token, audience)
+
+    assert answer.code is grpc.StatusCode.OK, f"{validator}: {answer}"
+    assert answer.spiffe_id == own, f"{validator} was told {answer.spiffe_id}"
+    assert answer.claims["sub"] == own, f"sub is {answer.claims['sub']}"
+    assert answer.claims["aud"] in (audience, [audience]), f"aud is {answer.claims['aud']}"
+    assert answer.claims["exp"], "there is no exp"
+    saw(f"claims {sorted(answer.claims)}")
+
+
+def test_unfederated_workload_does_not(federation: Testbed, audience: str, saw: Saw) -> None:
+    """For a workload whose entry does not federate, ValidateJWTSVID rejects the same token."""
+    token = token_of(federation, "shop", audience)
+
+    control = jwt.validate(federation.workload("bank").envoy.workload_api(), token, audience)
+    answer = jwt.validate(federation.workload("loner").envoy.workload_api(), token, audience)
+
+    assert control.code is grpc.StatusCode.OK, f"the federated workload got {control}"
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"loner: {answer}"
+    assert not answer.spiffe_id, f"loner was told {answer.spiffe_id}"
+    saw(answer.details)
+
+
+@pytest.mark.parametrize("other", ["stranger.example", HOME, PARTNER])
+def test_key_of_another_domain_signs_nothing(
+    federation: Testbed, audience: str, other: str, saw: Saw
+) -> None:
+    """A token is rejected whose subject is in any trust domain and whose key is in none of them."""
+    stranger = Partner("stranger.example")
+    token = stranger.token(f"spiffe://{other}/shop", audience)
+
+    answer = jwt.validate(federation.workload("bank").envoy.workload_api(), token, audience)
+
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"{other}: {answer}"
+    saw(answer.details)
