@@ -86,6 +86,7 @@ def plain_domain(testbeds: Testbeds) -> Testbed:
     return testbeds.get("plain-domain")
 
 
+@pytest.fixture(scope="session")
 def federation(testbeds: Testbeds) -> Testbed:
     """Two trust domains that federate, and workloads that do not."""
     return testbeds.get("federation")

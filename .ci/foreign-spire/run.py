@@ -134,7 +134,9 @@ VARIANTS = {
     # The verdict of a release gate, on the same SPIRE and on others.
     "deployment": Variant(profile="deployment"),
     # A namespace that admits no hostPath: the CSI driver is the only way to the agent.
-    "csi": Variant(profile="deployment", further=("csi.yaml",), namespace=RESTRICTED),
+    "csi": Variant(
+        profile="deployment", further=("csi.yaml",), namespace=RESTRICTED, in_cluster=True
+    ),
     "openshift": Variant(
         profile="deployment",
         further=("csi.yaml", "openshift.yaml"),
@@ -142,7 +144,6 @@ VARIANTS = {
             **RESTRICTED,
             "annotations": {"openshift.io/sa.scc.uid-range": "1000680000/10000"},
         },
-        in_cluster=True,
     ),
     # A controller manager that removes entries of others, and makes those of ClusterStaticEntries.
     "static-entries": Variant(
