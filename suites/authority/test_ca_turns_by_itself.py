@@ -20,7 +20,11 @@ def test_next_root_is_trusted_before_it_signs(
     lead = authority_turn.activated.at - authority_turn.trusted.at
 
     measure("from the next root in every bundle to its first signature", lead, "s")
-    assert lead > 0, f"every bundle had it {-lead:.1f} s after the activation"
+    between = authority_turn.activated.at - authority_turn.prepared.at
+    assert lead > 0, (
+        f"every bundle had it {-lead:.1f} s after the activation, "
+        f"which came {between:.1f} s after the preparation"
+    )
 
 
 @requirement("AUTHORITY-5")
@@ -62,3 +66,15 @@ def test_no_svid_outlives_its_authority(
 
     measure(f"least time of a CA beyond its SVIDs, {name}", min(left), "s")
     assert min(left) >= 0, f"an SVID of {name} outlives its CA by {-min(left):.0f} s"
+
+
+@requirement("AUTHORITY-6")
+def test_no_long_lived_svid_outlives_its_authority(
+    authority_turn: AuthorityTurn, measure: Measure
+) -> None:
+    """No SVID of an entry with a TTL of an hour is valid for longer than a CA of less."""
+    left = authority_turn.beyond()
+    assert left, "the process with a long TTL was given no SVID: this proves nothing"
+
+    measure("least time of a CA beyond a long-lived SVID", min(left), "s")
+    assert min(left) >= 0, f"an SVID of steady outlives its CA by {-min(left):.0f} s"

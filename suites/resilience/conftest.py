@@ -1,6 +1,7 @@
 """What is taken away from a testbed, for how long, and what is recorded of it: each once."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from svidproof import (
     LAG,
@@ -26,6 +27,7 @@ from svidproof.checks import (
     observe_cached_token,
     observe_entry,
     observe_eviction,
+    observe_new_entry,
     observe_outage,
     observe_replacement,
     observe_server_restart,
@@ -76,7 +78,10 @@ def server_gone(testbed: Testbed, progress: Progress) -> Outage:
     server = testbed.spire.component
     fault = testbed.faults.killed(server)
     plan = OutagePlan(fault, after_server(testbed), outlasts=True, stopped=(server,))
-    return observe_outage(testbed, plan, progress)
+    outage = observe_outage(testbed, plan, progress)
+    # Once it has recovered, the agent must synchronise as often as before.
+    entry = observe_new_entry(testbed, entry_bound(testbed), progress)
+    return replace(outage, entry=entry)
 
 
 @experiment("restarts", testbed="agent-away", changes=True, seconds=30, needs=NEEDS)

@@ -3,7 +3,7 @@
 import pytest
 
 from svidproof import Measure, Timestamp, requirement
-from svidproof.checks import EntryChanges, Given
+from svidproof.checks import EntryChanges, Given, Outage
 
 WAYS = ["created", "recreated"]
 UNNOTICED = ["changed-over-a-slow-connection", "replaced-between-two-syncs"]
@@ -35,15 +35,30 @@ def test_entry_takes_effect_in_time(
     entry_changes: EntryChanges, way: str, measure: Measure
 ) -> None:
     """The process is given an SVID of its entry within the intervals of server and agent."""
-    given, attention = entry_changes.given[way], entry_changes.testbed.watch.attention
-    seen = _assert_given(given)
-
-    took = attention.lag(given.since.at, seen.at, bound=entry_changes.bound)
+    took = _assert_in_time(entry_changes, way)
 
     measure(f"from an entry's change to its SVID, {way}", took, "s")
-    assert took <= entry_changes.bound, (
-        f"an entry that was {way} took {took:.1f} s, not {entry_changes.bound:.1f} s"
+
+
+@requirement("RESILIENCE-16")
+def test_entry_takes_effect_in_time_after_an_outage(server_gone: Outage, measure: Measure) -> None:
+    """The same once the agent has recovered from a long absence of its server."""
+    changes = server_gone.entry
+    assert changes is not None, "no entry was created after the absence: this proves nothing"
+
+    took = _assert_in_time(changes, "created")
+
+    measure("from an entry's change to its SVID, after an absence of the server", took, "s")
+
+
+def _assert_in_time(changes: EntryChanges, way: str) -> float:
+    given, attention = changes.given[way], changes.testbed.watch.attention
+    seen = _assert_given(given)
+    took = attention.lag(given.since.at, seen.at, bound=changes.bound)
+    assert took <= changes.bound, (
+        f"an entry that was {way} took {took:.1f} s, not {changes.bound:.1f} s"
     )
+    return took
 
 
 def _assert_matching(given: Given) -> None:
