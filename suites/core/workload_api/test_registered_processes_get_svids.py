@@ -112,6 +112,7 @@ def test_each_message_brings_something_new(rotations: Observation, name: str) ->
     bundles = rotations.timeline.trusts(Source.WORKLOAD_API, name)
 
     messages = [d for d in rotations.timeline.deliveries(name) if d.seen.at <= rotations.end.at]
+    assert messages, f"{name}: no message was delivered"
 
     changes = len([s for s in svids if s.first.at <= rotations.end.at + LAG]) + len(bundles) - 1
     assert len(messages) <= changes, f"{len(messages)} messages for {changes} new SVIDs or bundles"
