@@ -54,6 +54,8 @@ def test_new_connections_present_the_new_certificate(rotations: Observation) -> 
 
     for request in answered:
         number = order.get(reported.get(request.tag) or "")
+        if number is None and request.sent.at <= seen[0].first.at:
+            continue  # the stream began after the request, and the SVID was replaced in between
         assert number is not None, f"the app saw an unknown client certificate: {request.tag}"
         presented.add(seen[number].serial)
         if number + 1 < len(seen):
