@@ -15,6 +15,7 @@ from svidproof import (
     Testbed,
     TimedOut,
     Timestamp,
+    bundle_bound,
     eventually,
     experiment,
     needs,
@@ -23,8 +24,6 @@ from svidproof import (
 from svidproof.probes import Authority, Exchange, Forge
 
 pytestmark = [requirement("SDS-2"), needs(Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT)]
-# Seconds for which the server may answer from its cache: SPIRE pkg/server/cache/dscache.
-CACHED = 1.0
 VIEWS = [Source.WORKLOAD_API, Source.SECRETS]
 CLIENT = "valid-api-client"
 SHOWN = Budget("both roots in every /certs", LAG)
@@ -114,8 +113,7 @@ def test_next_root_is_shown(next_root: NextRoot) -> None:
 
 
 def _budget(api: Testbed) -> Budget:
-    # The agent polls at each sync, with a jitter of a tenth.
-    limit = CACHED + api.settings.timing.sync_s * 1.1 + LAG
+    limit = bundle_bound(api.settings.timing.sync_s)
     return Budget("the next root in every sidecar", limit)
 
 
