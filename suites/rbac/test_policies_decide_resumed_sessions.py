@@ -7,6 +7,7 @@ connection, and both sides must agree on which of them resumed a session.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import pytest
 
@@ -71,14 +72,14 @@ def test_no_answer_is_wrong(
     first, second = map(two_frontends.scenario.spiffe_id, (FRONTEND, OTHER))
     rules = {"allow": rbac.allow(principal(first)), "deny": rbac.deny(principal(second))}
     backend, count = two_frontends.workload("backend"), tries // session.share
-    svid = two_frontends.workload(name).svid()
-    client = SessionClient(backend.door(session.listener), svid, session.version)
+
+    def connect() -> tuple[SessionClient, datetime]:
+        svid = two_frontends.workload(name).svid()
+        client = SessionClient(backend.door(session.listener), svid, session.version)
+        return client, svid.leaf.not_valid_after_utc
 
     with two_frontends.enforcing("backend", rules[rule]):
-        until = svid.leaf.not_valid_after_utc
-        series = send_series(
-            client, PATH, count, at=backend, listener=session.listener, until=until
-        )
+        series = send_series(connect, PATH, count, at=backend, listener=session.listener)
 
     # A wrong answer counts even if the series was not finished in time.
     assert_all_answered(series, status, client=name)
