@@ -90,3 +90,9 @@ def plain_domain(testbeds: Testbeds) -> Testbed:
 def federation(testbeds: Testbeds) -> Testbed:
     """Two trust domains that federate, and workloads that do not."""
     return testbeds.get("federation")
+
+
+@pytest.fixture(scope="session")
+def server_api(testbeds: Testbeds) -> Testbed:
+    """A SPIRE server whose API is called by callers of every kind."""
+    return testbeds.get("server-api")

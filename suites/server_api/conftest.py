@@ -1,0 +1,71 @@
+"""Callers of SPIRE server's API, and agents that the suite plays."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from svidproof import Testbed, budgets, eventually
+from svidproof.probes.server_api import PlayedAgent, ServerCaller, calling, calling_locally
+
+PARENT = "played-agent"
+
+
+@pytest.fixture(scope="session")
+def attest(server_api: Testbed) -> Callable[..., PlayedAgent]:
+    """Attests one more agent by join token, with an alias for the parent of its entries."""
+
+    def attest(alias: str = "") -> PlayedAgent:
+        named = server_api.scenario.spiffe_id(alias) if alias else ""
+        token = server_api.spire.create_join_token(named)
+        return PlayedAgent.attested(server_api.spire.api, token)
+
+    return attest
+
+
+@pytest.fixture(scope="session")
+def agent(attest: Callable[..., PlayedAgent]) -> PlayedAgent:
+    """An agent that the suite plays; its alias is the parent of entries."""
+    return attest(PARENT)
+
+
+@pytest.fixture(scope="session")
+def entry(server_api: Testbed) -> Callable[..., dict[str, Any]]:
+    """Makes an entry below an agent that the suite plays."""
+
+    def entry(name: str, parent: str = PARENT, **fields: object) -> dict[str, Any]:
+        above = server_api.scenario.spiffe_id(parent)
+        made = server_api.registration.entry(name, (f"unix:path:/{name}",), above)
+        return {**made, **fields}
+
+    return entry
+
+
+@pytest.fixture(scope="session")
+def callers(
+    server_api: Testbed, agent: PlayedAgent, entry: Callable[..., dict[str, Any]]
+) -> Iterator[Mapping[str, ServerCaller]]:
+    """A caller of each kind; `anonymous` has no X.509-SVID."""
+    api = server_api.spire.api
+    kinds: dict[str, dict[str, Any]] = {
+        "workload": {},
+        "admin": {"admin": True},
+        "downstream": {"downstream": True},
+    }
+    with contextlib.ExitStack() as opened:
+        enter = opened.enter_context
+        ids = {
+            kind: enter(server_api.registration.registered(entry(kind, **fields)))
+            for kind, fields in kinds.items()
+        }
+        eventually(lambda: _known(agent, ids.values()), budgets.ENTRY_LISTED)
+        found = {kind: enter(calling(api, agent.sign(i))) for kind, i in ids.items()}
+        found["anonymous"] = enter(calling(api))
+        found["agent"] = enter(agent.calling())
+        found["local"] = enter(calling_locally(server_api.spire.local_api))
+        yield found
+
+
+def _known(agent: PlayedAgent, ids: Any) -> None:  # noqa: ANN401  a view of a dictionary
+    assert agent.entries() >= set(ids), "SPIRE server does not list the agent's new entries"

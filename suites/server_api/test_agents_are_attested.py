@@ -1,0 +1,193 @@
+"""SPIRE server attests an agent only on proof, and knows whom it has attested."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof.checks import Accepted
+from svidproof.probes import Authority, Credential, Template
+from svidproof.probes.server_api import (
+    ApiAnswer,
+    PlayedAgent,
+    Refused,
+    calling,
+    calling_locally,
+    new_key,
+    signing_request,
+    x509pop_payload,
+)
+
+pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES)
+Attest = Callable[..., PlayedAgent]
+
+
+@requirement("SERVER-7")
+def test_attested_agent_is_accepted(attest: Attest, saw: Saw) -> None:
+    """An attested agent can list its entries, and gets its next SVID."""
+    agent = attest()
+    agent.entries()
+    agent.renewed().entries()
+    saw(agent.spiffe_id)
+
+
+@requirement("SERVER-7")
+@pytest.mark.parametrize("how", ["evict_agent", "ban_agent"])
+def test_removed_agent_is_refused(server_api: Testbed, attest: Attest, how: str) -> None:
+    """The SVID of an evicted or banned agent is refused, though it has not expired."""
+    agent = attest()
+    agent.entries()
+    getattr(server_api.spire, how)(agent.spiffe_id)
+    _require_refusal(agent, f"after {how}, its SVID was accepted")
+
+
+@requirement("SERVER-7")
+def test_replaced_svid_is_refused(attest: Attest) -> None:
+    """Once an agent has used its next SVID, the previous one is refused."""
+    before = attest()
+    after = before.renewed()
+    after.entries()
+    _require_refusal(before, "the SVID that the agent had replaced was accepted")
+
+
+@requirement("SERVER-7")
+@needs(Capability.OWN_TRUST_ROOT)
+def test_agent_that_never_attested_is_refused(server_api: Testbed, attest: Attest) -> None:
+    """A certificate with an agent's SPIFFE ID is refused if no agent has attested for it."""
+    known = attest().spiffe_id
+    unknown = f"{known.rpartition('/')[0]}/never-attested"
+    for spiffe_id, what in ((unknown, "an agent that never attested"), (known, "another serial")):
+        forged = server_api.root.issue("agent", Template(uris=(spiffe_id,)))
+        agent = PlayedAgent(server_api.spire.api, forged, new_key())
+        _require_refusal(agent, f"a certificate of {what} was accepted")
+
+
+@requirement("SERVER-7")
+@needs(Capability.OWN_TRUST_ROOT)
+@pytest.mark.parametrize("flaw", ["expired", "other-root"])
+def test_invalid_certificate_is_refused(server_api: Testbed, attest: Attest, flaw: str) -> None:
+    """A certificate that has expired, or that another root has signed, is refused in TLS."""
+    known, trust_domain = attest().spiffe_id, server_api.scenario.trust_domain
+    other = Authority.create("other root", trust_domain)
+    lives = timedelta(seconds=-1) if flaw == "expired" else timedelta(hours=1)
+    template = Template(uris=(known,), not_before=timedelta(hours=-1), not_after=lives)
+    signer = other if flaw == "other-root" else server_api.root
+    with calling(server_api.spire.api, signer.issue("agent", template)) as caller:
+        answer = caller.call("entry", "GetAuthorizedEntries")
+        bundle = caller.call("bundle", "GetBundle")
+
+    for found in (answer, bundle):
+        if found.code is grpc.StatusCode.OK:
+            raise Accepted(f"a certificate with flaw {flaw} was accepted")
+    # A control: without the certificate, the same server answers.
+    with calling(server_api.spire.api) as caller:
+        control = caller.call("bundle", "GetBundle")
+    assert control.code is grpc.StatusCode.OK, f"without a certificate: {control}"
+
+
+@requirement("SERVER-10")
+def test_join_token_attests_once(server_api: Testbed) -> None:
+    """A join token attests the first agent that presents it, and no other."""
+    token = server_api.spire.create_join_token()
+    PlayedAgent.attested(server_api.spire.api, token)
+
+    _require_no_svid(_by_token(server_api, token), "a used join token")
+
+
+@requirement("SERVER-10")
+def test_unknown_join_token_is_refused(server_api: Testbed) -> None:
+    """A join token that the server has not made attests nobody."""
+    for token in ("00000000-0000-4000-8000-000000000000", ""):
+        _require_no_svid(_by_token(server_api, token), f"the unknown join token {token!r}")
+
+
+@requirement("SERVER-10")
+def test_expired_join_token_is_refused(server_api: Testbed) -> None:
+    """A join token of one second is refused afterwards, for good."""
+    with calling_locally(server_api.spire.local_api) as local:
+        made = local.call("agent", "CreateJoinToken", ttl=1)
+    assert made.message is not None, f"CreateJoinToken: {made}"
+    end = datetime.fromtimestamp(made.message.expires_at, UTC) + timedelta(seconds=1)
+    eventually(lambda: _require_past(end), budgets.TOKEN_EXPIRED)
+
+    _require_no_svid(_by_token(server_api, made.message.value), "an expired join token")
+
+
+@requirement("SERVER-10")
+def test_certificate_of_a_node_attests(server_api: Testbed, saw: Saw) -> None:
+    """A node that presents its x509pop certificate and proves that it has the key is attested."""
+    node = _node(server_api)
+    answer = _by_certificate(server_api, node, _key_of(node))
+    if answer.message is None or not answer.message.result.svid.cert_chain:
+        raise Refused(f"x509pop: {answer}")
+    saw(f"{len(answer.message.result.svid.cert_chain)} certificates")
+
+
+@requirement("SERVER-10")
+@pytest.mark.parametrize("what", ["wrong-key", "no-response", "other-ca", "expired", "not-yet"])
+def test_certificate_without_proof_is_refused(server_api: Testbed, what: str) -> None:
+    """An x509pop certificate that is not valid, or whose key the node does not have, is refused."""
+    now, hour = timedelta(), timedelta(hours=1)
+    template = {
+        "expired": Template(uris=(), not_before=-hour, not_after=timedelta(seconds=-1)),
+        "not-yet": Template(uris=(), not_before=hour, not_after=2 * hour),
+    }.get(what, Template(uris=(), not_before=now - hour))
+    # Another CA that the server knows, but not as the CA of nodes.
+    ca = server_api.root if what == "other-ca" else _nodes(server_api)
+    node = ca.issue("node", template)
+    key = {"wrong-key": new_key(), "no-response": None}.get(what, _key_of(node))
+    _require_no_svid(_by_certificate(server_api, node, key), f"x509pop with flaw {what}")
+
+
+def _require_refusal(agent: PlayedAgent, told: str) -> None:
+    with agent.calling() as caller:
+        answer = caller.call("entry", "GetAuthorizedEntries")
+    if answer.code is grpc.StatusCode.OK:
+        raise Accepted(told)
+    assert answer.refused, f"expected a refusal, got {answer}"
+
+
+def _require_no_svid(answer: ApiAnswer, told: str) -> None:
+    if answer.message is not None and answer.message.result.svid.cert_chain:
+        raise Accepted(f"{told} was attested")
+    assert answer.code is not grpc.StatusCode.UNAVAILABLE, f"SPIRE server did not answer: {answer}"
+    assert answer.code is not grpc.StatusCode.OK, f"{told} was not refused"
+
+
+def _by_token(testbed: Testbed, token: str) -> ApiAnswer:
+    with calling(testbed.spire.api) as caller:
+        return caller.attest("join_token", token.encode(), signing_request(new_key()))
+
+
+def _by_certificate(
+    testbed: Testbed, node: Credential, key: ec.EllipticCurvePrivateKey | None
+) -> ApiAnswer:
+    with calling(testbed.spire.api) as caller:
+        request = signing_request(new_key())
+        return caller.attest("x509pop", x509pop_payload(node), request, key=key)
+
+
+def _nodes(testbed: Testbed) -> Authority:
+    found = testbed.home.attestation.nodes
+    if found is None:
+        pytest.fail("the platform does not attest by x509pop")
+    return found
+
+
+def _node(testbed: Testbed) -> Credential:
+    return _nodes(testbed).issue("node", Template(uris=()))
+
+
+def _key_of(node: Credential) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(node.key_pem, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey), "the node's key is not an elliptic curve's"
+    return key
+
+
+def _require_past(end: datetime) -> None:
+    if datetime.now(UTC) < end:
+        raise NotYet(f"it is not yet {end:%H:%M:%S}")

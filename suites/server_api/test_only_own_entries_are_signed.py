@@ -1,0 +1,115 @@
+"""SPIRE server signs SVIDs only for an agent's own entries, and only with what the entry says."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from svidproof import BACKDATING, Capability, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof.checks import Accepted
+from svidproof.probes import Credential, extensions_of, uri_of
+from svidproof.probes.server_api import PlayedAgent, Refused, signing_request
+
+pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES)
+Entry = Callable[..., dict[str, Any]]
+NAMES = ("workload.example.org", "alias.example.org")
+TTL_S = 600
+SPKI = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+
+
+@requirement("SERVER-8")
+def test_agent_gets_its_own_entries_only(
+    server_api: Testbed, agent: PlayedAgent, attest: Callable[..., PlayedAgent], entry: Entry
+) -> None:
+    """An agent lists and gets SVIDs of entries below it, directly or not, and of no others."""
+    attest("other-agent")
+    registered = server_api.registration.registered
+    with (
+        registered(entry("of-the-other", "other-agent")) as foreign,
+        registered(entry("of-the-agent")) as own,
+        registered(entry("below-it", "of-the-agent")) as below,
+    ):
+        eventually(lambda: _require_listed(agent, {own, below}), budgets.ENTRY_LISTED)
+        listed = agent.entries()
+        for entry_id in (own, below):
+            agent.sign(entry_id)
+            agent.token(entry_id, "audience")
+        if foreign in listed:
+            raise Accepted("an agent lists an entry of another agent")
+        for how, ask in (("an X.509-SVID", agent.sign), ("a JWT-SVID", _ask_token(agent))):
+            if _is_given(ask, foreign):
+                raise Accepted(f"an agent got {how} of an entry of another agent")
+
+
+@requirement("SERVER-9")
+@pytest.mark.parametrize("asked", ["no-names", "other-id", "other-dns"])
+def test_svid_has_what_its_entry_says(
+    server_api: Testbed, agent: PlayedAgent, entry: Entry, asked: str, saw: Saw
+) -> None:
+    """An X.509-SVID has the SPIFFE ID, DNS names and TTL of its entry, whatever is asked for."""
+    made = entry(f"signed-{asked}", dns_names=list(NAMES), x509_svid_ttl=TTL_S)
+    rows: dict[str, dict[str, Any]] = {
+        "no-names": {},
+        "other-id": {"spiffe_id": server_api.scenario.spiffe_id("another")},
+        "other-dns": {"dns": ["another.example.org"]},
+    }
+    names = rows[asked]
+    with server_api.registration.registered(made) as entry_id:
+        eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)
+        request = signing_request(agent.key, **names)
+        if names and not _is_given(lambda i: agent.sign(i, request), entry_id):
+            saw("such a request is refused")
+            return
+        svid = agent.sign(entry_id, request)
+    _require_contents(svid, made, agent)
+
+
+@requirement("SERVER-9")
+def test_request_that_its_key_did_not_sign_is_refused(
+    server_api: Testbed, agent: PlayedAgent, entry: Entry
+) -> None:
+    """A signing request with a wrong signature, or that is none, gets no SVID."""
+    request = signing_request(agent.key)
+    with server_api.registration.registered(entry("unsigned")) as entry_id:
+        eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)
+        agent.sign(entry_id)
+        for name, wrong in (("altered", _altered(request)), ("cut", request[:-40]), ("empty", b"")):
+            if _is_given(functools.partial(agent.sign, request=wrong), entry_id):
+                raise Accepted(f"an X.509-SVID was signed for a request that is {name}")
+
+
+def _require_listed(agent: PlayedAgent, wanted: set[str]) -> None:
+    assert agent.entries() >= wanted, "SPIRE server does not list the agent's new entries"
+
+
+def _ask_token(agent: PlayedAgent) -> Callable[[str], object]:
+    return lambda entry_id: agent.token(entry_id, "audience")
+
+
+def _is_given(ask: Callable[[str], object], entry_id: str) -> bool:
+    try:
+        ask(entry_id)
+    except Refused:
+        return False
+    return True
+
+
+def _require_contents(svid: Credential, entry: dict[str, Any], agent: PlayedAgent) -> None:
+    leaf = svid.leaf
+    alternative = extensions_of(leaf).get_extension_for_class(x509.SubjectAlternativeName).value
+    dns = alternative.get_values_for_type(x509.DNSName)
+    lifetime = (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds()
+
+    assert uri_of(leaf) == entry["spiffe_id"], f"the SVID is for {uri_of(leaf)}"
+    assert sorted(dns) == sorted(entry["dns_names"]), f"the SVID has the DNS names {dns}"
+    assert abs(lifetime - TTL_S - BACKDATING) <= 1, f"the SVID is valid for {lifetime:.0f} s"
+    own = agent.key.public_key().public_bytes(*SPKI)
+    assert leaf.public_key().public_bytes(*SPKI) == own, "the SVID has another key than the request"
+
+
+def _altered(request: bytes) -> bytes:
+    """The same request with one bit of its signature changed."""
+    return request[:-1] + bytes([request[-1] ^ 1])
