@@ -7,25 +7,25 @@ from typing import Any
 import pytest
 
 from svidproof import Testbed, budgets, eventually
-from svidproof.probes.server_api import PlayedAgent, ServerCaller, calling, calling_locally
+from svidproof.probes import server_api as api
 
 PARENT = "played-agent"
 
 
 @pytest.fixture(scope="session")
-def attest(server_api: Testbed) -> Callable[..., PlayedAgent]:
+def attest(server_api: Testbed) -> Callable[..., api.PlayedAgent]:
     """Attests one more agent by join token, with an alias for the parent of its entries."""
 
-    def attest(alias: str = "") -> PlayedAgent:
+    def attest(alias: str = "") -> api.PlayedAgent:
         named = server_api.scenario.spiffe_id(alias) if alias else ""
         token = server_api.spire.create_join_token(named)
-        return PlayedAgent.attested(server_api.spire.api, token)
+        return api.PlayedAgent.attested(server_api.spire.api, token)
 
     return attest
 
 
 @pytest.fixture(scope="session")
-def agent(attest: Callable[..., PlayedAgent]) -> PlayedAgent:
+def agent(attest: Callable[..., api.PlayedAgent]) -> api.PlayedAgent:
     """An agent that the suite plays; its alias is the parent of entries."""
     return attest(PARENT)
 
@@ -44,10 +44,10 @@ def entry(server_api: Testbed) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def callers(
-    server_api: Testbed, agent: PlayedAgent, entry: Callable[..., dict[str, Any]]
-) -> Iterator[Mapping[str, ServerCaller]]:
+    server_api: Testbed, agent: api.PlayedAgent, entry: Callable[..., dict[str, Any]]
+) -> Iterator[Mapping[str, api.ServerCaller]]:
     """A caller of each kind; `anonymous` has no X.509-SVID."""
-    api = server_api.spire.api
+    address = server_api.spire.api
     kinds: dict[str, dict[str, Any]] = {
         "workload": {},
         "admin": {"admin": True},
@@ -60,12 +60,12 @@ def callers(
             for kind, fields in kinds.items()
         }
         eventually(lambda: _known(agent, ids.values()), budgets.ENTRY_LISTED)
-        found = {kind: enter(calling(api, agent.sign(i))) for kind, i in ids.items()}
-        found["anonymous"] = enter(calling(api))
+        found = {kind: enter(api.calling(address, agent.sign(i))) for kind, i in ids.items()}
+        found["anonymous"] = enter(api.calling(address))
         found["agent"] = enter(agent.calling())
-        found["local"] = enter(calling_locally(server_api.spire.local_api))
+        found["local"] = enter(api.calling_locally(server_api.spire.local_api))
         yield found
 
 
-def _known(agent: PlayedAgent, ids: Any) -> None:  # noqa: ANN401  a view of a dictionary
+def _known(agent: api.PlayedAgent, ids: Any) -> None:  # noqa: ANN401  a view of a dictionary
     assert agent.entries() >= set(ids), "SPIRE server does not list the agent's new entries"

@@ -11,19 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.checks import Accepted
 from svidproof.probes import Authority, Credential, Template
-from svidproof.probes.server_api import (
-    ApiAnswer,
-    PlayedAgent,
-    Refused,
-    calling,
-    calling_locally,
-    new_key,
-    signing_request,
-    x509pop_payload,
-)
+from svidproof.probes import server_api as api
 
 pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES)
-Attest = Callable[..., PlayedAgent]
+Attest = Callable[..., api.PlayedAgent]
 
 
 @requirement("SERVER-7")
@@ -62,7 +53,7 @@ def test_agent_that_never_attested_is_refused(server_api: Testbed, attest: Attes
     unknown = f"{known.rpartition('/')[0]}/never-attested"
     for spiffe_id, what in ((unknown, "an agent that never attested"), (known, "another serial")):
         forged = server_api.root.issue("agent", Template(uris=(spiffe_id,)))
-        agent = PlayedAgent(server_api.spire.api, forged, new_key())
+        agent = api.PlayedAgent(server_api.spire.api, forged, api.new_key())
         _require_refusal(agent, f"a certificate of {what} was accepted")
 
 
@@ -76,7 +67,7 @@ def test_invalid_certificate_is_refused(server_api: Testbed, attest: Attest, fla
     lives = timedelta(seconds=-1) if flaw == "expired" else timedelta(hours=1)
     template = Template(uris=(known,), not_before=timedelta(hours=-1), not_after=lives)
     signer = other if flaw == "other-root" else server_api.root
-    with calling(server_api.spire.api, signer.issue("agent", template)) as caller:
+    with api.calling(server_api.spire.api, signer.issue("agent", template)) as caller:
         answer = caller.call("entry", "GetAuthorizedEntries")
         bundle = caller.call("bundle", "GetBundle")
 
@@ -84,7 +75,7 @@ def test_invalid_certificate_is_refused(server_api: Testbed, attest: Attest, fla
         if found.code is grpc.StatusCode.OK:
             raise Accepted(f"a certificate with flaw {flaw} was accepted")
     # A control: without the certificate, the same server answers.
-    with calling(server_api.spire.api) as caller:
+    with api.calling(server_api.spire.api) as caller:
         control = caller.call("bundle", "GetBundle")
     assert control.code is grpc.StatusCode.OK, f"without a certificate: {control}"
 
@@ -93,7 +84,7 @@ def test_invalid_certificate_is_refused(server_api: Testbed, attest: Attest, fla
 def test_join_token_attests_once(server_api: Testbed) -> None:
     """A join token attests the first agent that presents it, and no other."""
     token = server_api.spire.create_join_token()
-    PlayedAgent.attested(server_api.spire.api, token)
+    api.PlayedAgent.attested(server_api.spire.api, token)
 
     _require_no_svid(_by_token(server_api, token), "a used join token")
 
@@ -108,7 +99,7 @@ def test_unknown_join_token_is_refused(server_api: Testbed) -> None:
 @requirement("SERVER-10")
 def test_expired_join_token_is_refused(server_api: Testbed) -> None:
     """A join token of one second is refused afterwards, for good."""
-    with calling_locally(server_api.spire.local_api) as local:
+    with api.calling_locally(server_api.spire.local_api) as local:
         made = local.call("agent", "CreateJoinToken", ttl=1)
     assert made.message is not None, f"CreateJoinToken: {made}"
     end = datetime.fromtimestamp(made.message.expires_at, UTC) + timedelta(seconds=1)
@@ -123,7 +114,7 @@ def test_certificate_of_a_node_attests(server_api: Testbed, saw: Saw) -> None:
     node = _node(server_api)
     answer = _by_certificate(server_api, node, _key_of(node))
     if answer.message is None or not answer.message.result.svid.cert_chain:
-        raise Refused(f"x509pop: {answer}")
+        raise api.Refused(f"x509pop: {answer}")
     saw(f"{len(answer.message.result.svid.cert_chain)} certificates")
 
 
@@ -139,11 +130,11 @@ def test_certificate_without_proof_is_refused(server_api: Testbed, what: str) ->
     # Another CA that the server knows, but not as the CA of nodes.
     ca = server_api.root if what == "other-ca" else _nodes(server_api)
     node = ca.issue("node", template)
-    key = {"wrong-key": new_key(), "no-response": None}.get(what, _key_of(node))
+    key = {"wrong-key": api.new_key(), "no-response": None}.get(what, _key_of(node))
     _require_no_svid(_by_certificate(server_api, node, key), f"x509pop with flaw {what}")
 
 
-def _require_refusal(agent: PlayedAgent, told: str) -> None:
+def _require_refusal(agent: api.PlayedAgent, told: str) -> None:
     with agent.calling() as caller:
         answer = caller.call("entry", "GetAuthorizedEntries")
     if answer.code is grpc.StatusCode.OK:
@@ -151,24 +142,24 @@ def _require_refusal(agent: PlayedAgent, told: str) -> None:
     assert answer.refused, f"expected a refusal, got {answer}"
 
 
-def _require_no_svid(answer: ApiAnswer, told: str) -> None:
+def _require_no_svid(answer: api.ApiAnswer, told: str) -> None:
     if answer.message is not None and answer.message.result.svid.cert_chain:
         raise Accepted(f"{told} was attested")
     assert answer.code is not grpc.StatusCode.UNAVAILABLE, f"SPIRE server did not answer: {answer}"
     assert answer.code is not grpc.StatusCode.OK, f"{told} was not refused"
 
 
-def _by_token(testbed: Testbed, token: str) -> ApiAnswer:
-    with calling(testbed.spire.api) as caller:
-        return caller.attest("join_token", token.encode(), signing_request(new_key()))
+def _by_token(testbed: Testbed, token: str) -> api.ApiAnswer:
+    with api.calling(testbed.spire.api) as caller:
+        return caller.attest("join_token", token.encode(), api.signing_request(api.new_key()))
 
 
 def _by_certificate(
     testbed: Testbed, node: Credential, key: ec.EllipticCurvePrivateKey | None
-) -> ApiAnswer:
-    with calling(testbed.spire.api) as caller:
-        request = signing_request(new_key())
-        return caller.attest("x509pop", x509pop_payload(node), request, key=key)
+) -> api.ApiAnswer:
+    with api.calling(testbed.spire.api) as caller:
+        request = api.signing_request(api.new_key())
+        return caller.attest("x509pop", api.x509pop_payload(node), request, key=key)
 
 
 def _nodes(testbed: Testbed) -> Authority:

@@ -7,7 +7,7 @@ import pytest
 
 from svidproof import Capability, Saw, needs, requirement
 from svidproof.checks import Accepted
-from svidproof.probes.server_api import Method, ServerCaller, methods
+from svidproof.probes import server_api as api
 
 pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES)
 # Without fields, these would change the server. What a caller may call is seen from the others.
@@ -27,7 +27,7 @@ def _rows(*, allowed: bool) -> list[object]:
     found = {
         (kind, method.service): None
         for kind in REQUIREMENTS
-        for method in methods()
+        for method in api.methods()
         if method.allows(kind) is allowed and not (allowed and method.name in CHANGING)
     }
     return [
@@ -38,10 +38,10 @@ def _rows(*, allowed: bool) -> list[object]:
 
 @pytest.mark.parametrize(("kind", "service"), _rows(allowed=False))
 def test_methods_for_others_are_refused(
-    callers: Mapping[str, ServerCaller], kind: str, service: str, saw: Saw
+    callers: Mapping[str, api.ServerCaller], kind: str, service: str, saw: Saw
 ) -> None:
     """The server refuses each method of the service that is not meant for the caller."""
-    refused = [m for m in methods() if m.service == service and not m.allows(kind)]
+    refused = [m for m in api.methods() if m.service == service and not m.allows(kind)]
     answers = {m.name: callers[kind].call(m.service, m.name) for m in refused}
 
     for name, answer in answers.items():
@@ -54,10 +54,10 @@ def test_methods_for_others_are_refused(
 
 @pytest.mark.parametrize(("kind", "service"), _rows(allowed=True))
 def test_own_methods_can_be_called(
-    callers: Mapping[str, ServerCaller], kind: str, service: str, saw: Saw
+    callers: Mapping[str, api.ServerCaller], kind: str, service: str, saw: Saw
 ) -> None:
     """The server lets the caller call each method of the service that is meant for it."""
-    own = [m for m in methods() if m.service == service and _callable(m, kind)]
+    own = [m for m in api.methods() if m.service == service and _callable(m, kind)]
     answers = {m.name: callers[kind].call(m.service, m.name) for m in own}
 
     for name, answer in answers.items():
@@ -67,5 +67,5 @@ def test_own_methods_can_be_called(
     saw(f"{len(answers)} methods")
 
 
-def _callable(method: Method, kind: str) -> bool:
+def _callable(method: api.Method, kind: str) -> bool:
     return method.allows(kind) and method.name not in CHANGING

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from svidproof import BACKDATING, Capability, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.checks import Accepted
 from svidproof.probes import Credential, extensions_of, uri_of
-from svidproof.probes.server_api import PlayedAgent, Refused, signing_request
+from svidproof.probes import server_api as api
 
 pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES)
 Entry = Callable[..., dict[str, Any]]
@@ -22,7 +22,10 @@ SPKI = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
 
 @requirement("SERVER-8")
 def test_agent_gets_its_own_entries_only(
-    server_api: Testbed, agent: PlayedAgent, attest: Callable[..., PlayedAgent], entry: Entry
+    server_api: Testbed,
+    agent: api.PlayedAgent,
+    attest: Callable[..., api.PlayedAgent],
+    entry: Entry,
 ) -> None:
     """An agent lists and gets SVIDs of entries below it, directly or not, and of no others."""
     attest("other-agent")
@@ -47,7 +50,7 @@ def test_agent_gets_its_own_entries_only(
 @requirement("SERVER-9")
 @pytest.mark.parametrize("asked", ["no-names", "other-id", "other-dns"])
 def test_svid_has_what_its_entry_says(
-    server_api: Testbed, agent: PlayedAgent, entry: Entry, asked: str, saw: Saw
+    server_api: Testbed, agent: api.PlayedAgent, entry: Entry, asked: str, saw: Saw
 ) -> None:
     """An X.509-SVID has the SPIFFE ID, DNS names and TTL of its entry, whatever is asked for."""
     made = entry(f"signed-{asked}", dns_names=list(NAMES), x509_svid_ttl=TTL_S)
@@ -59,7 +62,7 @@ def test_svid_has_what_its_entry_says(
     names = rows[asked]
     with server_api.registration.registered(made) as entry_id:
         eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)
-        request = signing_request(agent.key, **names)
+        request = api.signing_request(agent.key, **names)
         if names and not _is_given(lambda i: agent.sign(i, request), entry_id):
             saw("such a request is refused")
             return
@@ -69,10 +72,10 @@ def test_svid_has_what_its_entry_says(
 
 @requirement("SERVER-9")
 def test_request_that_its_key_did_not_sign_is_refused(
-    server_api: Testbed, agent: PlayedAgent, entry: Entry
+    server_api: Testbed, agent: api.PlayedAgent, entry: Entry
 ) -> None:
     """A signing request with a wrong signature, or that is none, gets no SVID."""
-    request = signing_request(agent.key)
+    request = api.signing_request(agent.key)
     with server_api.registration.registered(entry("unsigned")) as entry_id:
         eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)
         agent.sign(entry_id)
@@ -81,23 +84,23 @@ def test_request_that_its_key_did_not_sign_is_refused(
                 raise Accepted(f"an X.509-SVID was signed for a request that is {name}")
 
 
-def _require_listed(agent: PlayedAgent, wanted: set[str]) -> None:
+def _require_listed(agent: api.PlayedAgent, wanted: set[str]) -> None:
     assert agent.entries() >= wanted, "SPIRE server does not list the agent's new entries"
 
 
-def _ask_token(agent: PlayedAgent) -> Callable[[str], object]:
+def _ask_token(agent: api.PlayedAgent) -> Callable[[str], object]:
     return lambda entry_id: agent.token(entry_id, "audience")
 
 
 def _is_given(ask: Callable[[str], object], entry_id: str) -> bool:
     try:
         ask(entry_id)
-    except Refused:
+    except api.Refused:
         return False
     return True
 
 
-def _require_contents(svid: Credential, entry: dict[str, Any], agent: PlayedAgent) -> None:
+def _require_contents(svid: Credential, entry: dict[str, Any], agent: api.PlayedAgent) -> None:
     leaf = svid.leaf
     alternative = extensions_of(leaf).get_extension_for_class(x509.SubjectAlternativeName).value
     dns = alternative.get_values_for_type(x509.DNSName)
