@@ -1,6 +1,7 @@
 """What is taken away from a testbed, for how long, and what is recorded of it: each once."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from svidproof import (
@@ -8,7 +9,9 @@ from svidproof import (
     MISSING_SVID_S,
     SDS_RETRY_S,
     Capability,
+    Fault,
     Period,
+    PlatformError,
     Progress,
     Testbed,
     experiment,
@@ -19,6 +22,8 @@ from svidproof.checks import (
     CachedToken,
     EntryChanges,
     Eviction,
+    Locked,
+    Noticed,
     Outage,
     OutagePlan,
     ServerRestart,
@@ -27,6 +32,8 @@ from svidproof.checks import (
     observe_cached_token,
     observe_entry,
     observe_eviction,
+    observe_health,
+    observe_lock,
     observe_new_entry,
     observe_outage,
     observe_replacement,
@@ -43,6 +50,7 @@ NEEDS = [
     Capability.SPIRE_LOGS,
 ]
 RELAYED = [*NEEDS, Capability.RELAY]
+DATABASE = [*RELAYED, Capability.TOPOLOGIES, Capability.POSTGRESQL]
 # Seconds in which a component starts on a busy machine: for an agent, attestation included.
 START_S = 4.0
 DELAY_S = 0.3  # of every chunk between agent and server
@@ -223,3 +231,65 @@ def server_restart(testbed: Testbed, progress: Progress) -> ServerRestart:
 def cached_token(testbed: Testbed, progress: Progress) -> CachedToken:
     """A token is asked for that is due for renewal, while the server hangs."""
     return observe_cached_token(testbed, progress)
+
+
+@experiment("database", testbed="database-away", changes=True, seconds=50, needs=DATABASE)
+def database_away(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
+    """The server's database ends, hangs or cannot be reached, for less than SVIDs have left."""
+    [database, server], faults = _database(testbed), testbed.faults
+    causes = {
+        "stopped": faults.stopped(database),
+        "killed": faults.killed(database),
+        "paused": faults.paused(database),
+        "refused": faults.database_refused(),
+        "held": faults.database_held(),
+    }
+    recovery = after_server(testbed)
+    plans = {name: OutagePlan(fault, recovery, stuck=(server,)) for name, fault in causes.items()}
+    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+
+
+@experiment("database", testbed="database-gone", changes=True, seconds=50, needs=DATABASE)
+def database_gone(testbed: Testbed, progress: Progress) -> Outage:
+    """The server's database is killed for longer than SVIDs live."""
+    [database, _] = _database(testbed)
+    return _without_database(testbed, testbed.faults.killed(database), progress)
+
+
+@experiment("database", testbed="database-hangs", changes=True, seconds=50, needs=DATABASE)
+def database_hangs(testbed: Testbed, progress: Progress) -> Outage:
+    """The server's database hangs for longer than SVIDs live."""
+    [database, _] = _database(testbed)
+    return _without_database(testbed, testbed.faults.paused(database), progress)
+
+
+@experiment("database", testbed="database-noticed", changes=True, seconds=65, needs=DATABASE)
+def database_noticed(testbed: Testbed, progress: Progress) -> Noticed:
+    """The server's database is killed until every health endpoint of the server says so."""
+    [database, _] = _database(testbed)
+    return observe_health(testbed, testbed.faults.killed(database), progress)
+
+
+def _database(testbed: Testbed) -> tuple[str, str]:
+    """The components of the database and of the server that uses it."""
+    database = testbed.domain().database
+    if database is None:
+        raise PlatformError(f"scenario {testbed.scenario.name} has no database")
+    return database.component, testbed.spire.component
+
+
+def _without_database(
+    testbed: Testbed, fault: AbstractContextManager[Fault], progress: Progress
+) -> Outage:
+    [_, server] = _database(testbed)
+    plan = OutagePlan(fault, after_server(testbed), outlasts=True, stuck=(server,))
+    outage = observe_outage(testbed, plan, progress)
+    # Once it has recovered, the server must store and sign as before.
+    entry = observe_new_entry(testbed, entry_bound(testbed), progress)
+    return replace(outage, entry=entry)
+
+
+@experiment("outage", testbed="evicted", changes=True, seconds=22, needs=NEEDS)
+def database_locked(testbed: Testbed, progress: Progress) -> Locked:
+    """Another process locks the server's SQLite database for less than SVIDs have left."""
+    return observe_lock(testbed, after_server(testbed), entry_bound(testbed), progress)
