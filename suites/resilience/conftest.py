@@ -18,27 +18,37 @@ from svidproof import (
     next_sync,
 )
 from svidproof.checks import (
+    AgentRestart,
+    AgentStart,
+    Answers,
     Ban,
     CachedToken,
     EntryChanges,
     Eviction,
+    Growth,
     Locked,
     Noticed,
     Outage,
     OutagePlan,
     ServerRestart,
     Starts,
+    observe_agent_restart,
     observe_ban,
     observe_cached_token,
     observe_entry,
     observe_eviction,
+    observe_expired_agents,
+    observe_growth,
     observe_health,
     observe_lock,
+    observe_lonely_start,
+    observe_lost_data,
     observe_new_entry,
     observe_outage,
     observe_replacement,
     observe_server_restart,
     observe_starts,
+    observe_twins,
 )
 
 NEEDS = [
@@ -50,6 +60,8 @@ NEEDS = [
     Capability.SPIRE_LOGS,
 ]
 RELAYED = [*NEEDS, Capability.RELAY]
+OWN_FILES = [*NEEDS, Capability.OWN_MACHINE]
+TOKENS = [*OWN_FILES, Capability.OUTSIDE]
 DATABASE = [*RELAYED, Capability.TOPOLOGIES, Capability.POSTGRESQL]
 # Seconds in which a component starts on a busy machine: for an agent, attestation included.
 START_S = 4.0
@@ -289,7 +301,44 @@ def _without_database(
     return replace(outage, entry=entry)
 
 
-@experiment("outage", testbed="evicted", changes=True, seconds=22, needs=NEEDS)
+@experiment("outage", testbed="evicted", changes=True, seconds=22, needs=OWN_FILES)
 def database_locked(testbed: Testbed, progress: Progress) -> Locked:
     """Another process locks the server's SQLite database for less than SVIDs have left."""
     return observe_lock(testbed, after_server(testbed), entry_bound(testbed), progress)
+
+
+@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=6, needs=TOKENS)
+def agent_kept(testbed: Testbed, progress: Progress) -> Mapping[str, AgentRestart]:
+    """An agent with its keys on disk is stopped, and later killed, and starts again."""
+    ways = ("stopped", "killed")
+    return {how: observe_agent_restart(testbed, how, progress) for how in ways}
+
+
+@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=3, needs=TOKENS)
+def twins(testbed: Testbed, progress: Progress) -> tuple[AgentStart, ...]:
+    """Two agents start at once with one join token."""
+    return observe_twins(testbed, progress)
+
+
+@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=25, needs=TOKENS)
+def data_lost(testbed: Testbed, progress: Progress) -> Answers:
+    """The data directory of a running agent is lost until its SVID has nearly expired."""
+    return observe_lost_data(testbed, progress)
+
+
+@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=30, needs=TOKENS)
+def agents_expired(testbed: Testbed, progress: Progress) -> Mapping[str, AgentStart]:
+    """Agents are killed for longer than their own SVIDs live, and start again."""
+    return observe_expired_agents(testbed, progress)
+
+
+@experiment("outage", testbed="usage", changes=True, seconds=8, needs=NEEDS)
+def agent_alone(testbed: Testbed, progress: Progress) -> Answers:
+    """The agent starts while there is no server."""
+    return observe_lonely_start(testbed, progress)
+
+
+@experiment("outage", testbed="usage", changes=True, seconds=15, needs=OWN_FILES)
+def growth(testbed: Testbed, progress: Progress) -> Mapping[str, Growth]:
+    """Every component is called many times."""
+    return observe_growth(testbed, progress)
