@@ -45,6 +45,7 @@ from svidproof.checks import (
     observe_lost_data,
     observe_new_entry,
     observe_outage,
+    observe_outages,
     observe_replacement,
     observe_server_restart,
     observe_starts,
@@ -89,7 +90,7 @@ def server_away(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
     stopped = OutagePlan(faults.stopped(server), recovery, stopped=(server,))
     paused = OutagePlan(faults.paused(server), recovery)
     plans = {"stopped": stopped, "paused": paused}
-    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+    return observe_outages(testbed, plans, progress)
 
 
 @experiment("outage", testbed="server-gone", changes=True, seconds=45, needs=NEEDS)
@@ -120,7 +121,7 @@ def agent_restarted(testbed: Testbed, progress: Progress) -> Mapping[str, Outage
         )
         for name, fault in causes.items()
     }
-    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+    return observe_outages(testbed, plans, progress)
 
 
 @experiment("outage", testbed="agent-hangs", changes=True, seconds=10, needs=NEEDS)
@@ -165,7 +166,7 @@ def connection_broken(testbed: Testbed, progress: Progress) -> Mapping[str, Outa
         "delayed": faults.delayed(DELAY_S),
     }
     plans = {name: OutagePlan(fault, recovery) for name, fault in causes.items()}
-    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+    return observe_outages(testbed, plans, progress)
 
 
 def _agent(testbed: Testbed) -> str:
@@ -258,7 +259,7 @@ def database_away(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
     }
     recovery = after_server(testbed)
     plans = {name: OutagePlan(fault, recovery, stuck=(server,)) for name, fault in causes.items()}
-    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+    return observe_outages(testbed, plans, progress)
 
 
 @experiment("database", testbed="database-gone", changes=True, seconds=50, needs=DATABASE)
