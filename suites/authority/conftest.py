@@ -4,8 +4,10 @@ from svidproof import Capability, Progress, Testbed, experiment
 from svidproof.checks import (
     AuthorityChange,
     AuthorityTurn,
+    UpstreamChange,
     observe_authority_change,
     observe_authority_turn,
+    observe_upstream_change,
 )
 
 
@@ -31,3 +33,15 @@ def authority_change(testbed: Testbed, progress: Progress) -> AuthorityChange:
 def authority_turn(testbed: Testbed, progress: Progress) -> AuthorityTurn:
     """The server's CA nears its end, and the server prepares and activates the next one."""
     return observe_authority_turn(testbed, progress)
+
+
+@experiment(
+    "upstream",
+    testbed="replaced",
+    changes=True,
+    seconds=35,
+    needs=[Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT, Capability.SPIRE_LOGS],
+)
+def upstream_change(testbed: Testbed, progress: Progress) -> UpstreamChange:
+    """The upstream root is replaced by one that expires soon, and that by another."""
+    return observe_upstream_change(testbed, progress)

@@ -1,6 +1,7 @@
 """What is taken away from a testbed, for how long, and what is recorded of it: each once."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from svidproof import (
@@ -8,30 +9,47 @@ from svidproof import (
     MISSING_SVID_S,
     SDS_RETRY_S,
     Capability,
+    Fault,
     Period,
+    PlatformError,
     Progress,
     Testbed,
     experiment,
     next_sync,
 )
 from svidproof.checks import (
+    AgentRestart,
+    AgentStart,
+    Answers,
     Ban,
     CachedToken,
     EntryChanges,
     Eviction,
+    Growth,
+    Locked,
+    Noticed,
     Outage,
     OutagePlan,
     ServerRestart,
     Starts,
+    observe_agent_restart,
     observe_ban,
     observe_cached_token,
     observe_entry,
     observe_eviction,
+    observe_expired_agents,
+    observe_growth,
+    observe_health,
+    observe_lock,
+    observe_lonely_start,
+    observe_lost_data,
     observe_new_entry,
     observe_outage,
+    observe_outages,
     observe_replacement,
     observe_server_restart,
     observe_starts,
+    observe_twins,
 )
 
 NEEDS = [
@@ -43,6 +61,9 @@ NEEDS = [
     Capability.SPIRE_LOGS,
 ]
 RELAYED = [*NEEDS, Capability.RELAY]
+OWN_FILES = [*NEEDS, Capability.OWN_MACHINE]
+TOKENS = [*OWN_FILES, Capability.OUTSIDE]
+DATABASE = [*RELAYED, Capability.TOPOLOGIES, Capability.POSTGRESQL]
 # Seconds in which a component starts on a busy machine: for an agent, attestation included.
 START_S = 4.0
 DELAY_S = 0.3  # of every chunk between agent and server
@@ -69,7 +90,7 @@ def server_away(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
     stopped = OutagePlan(faults.stopped(server), recovery, stopped=(server,))
     paused = OutagePlan(faults.paused(server), recovery)
     plans = {"stopped": stopped, "paused": paused}
-    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+    return observe_outages(testbed, plans, progress)
 
 
 @experiment("outage", testbed="server-gone", changes=True, seconds=45, needs=NEEDS)
@@ -100,7 +121,7 @@ def agent_restarted(testbed: Testbed, progress: Progress) -> Mapping[str, Outage
         )
         for name, fault in causes.items()
     }
-    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+    return observe_outages(testbed, plans, progress)
 
 
 @experiment("outage", testbed="agent-hangs", changes=True, seconds=10, needs=NEEDS)
@@ -145,7 +166,7 @@ def connection_broken(testbed: Testbed, progress: Progress) -> Mapping[str, Outa
         "delayed": faults.delayed(DELAY_S),
     }
     plans = {name: OutagePlan(fault, recovery) for name, fault in causes.items()}
-    return {name: observe_outage(testbed, plan, progress) for name, plan in plans.items()}
+    return observe_outages(testbed, plans, progress)
 
 
 def _agent(testbed: Testbed) -> str:
@@ -223,3 +244,102 @@ def server_restart(testbed: Testbed, progress: Progress) -> ServerRestart:
 def cached_token(testbed: Testbed, progress: Progress) -> CachedToken:
     """A token is asked for that is due for renewal, while the server hangs."""
     return observe_cached_token(testbed, progress)
+
+
+@experiment("database", testbed="database-away", changes=True, seconds=50, needs=DATABASE)
+def database_away(testbed: Testbed, progress: Progress) -> Mapping[str, Outage]:
+    """The server's database ends, hangs or cannot be reached, for less than SVIDs have left."""
+    [database, server], faults = _database(testbed), testbed.faults
+    causes = {
+        "stopped": faults.stopped(database),
+        "killed": faults.killed(database),
+        "paused": faults.paused(database),
+        "refused": faults.database_refused(),
+        "held": faults.database_held(),
+    }
+    recovery = after_server(testbed)
+    plans = {name: OutagePlan(fault, recovery, stuck=(server,)) for name, fault in causes.items()}
+    return observe_outages(testbed, plans, progress)
+
+
+@experiment("database", testbed="database-gone", changes=True, seconds=50, needs=DATABASE)
+def database_gone(testbed: Testbed, progress: Progress) -> Outage:
+    """The server's database is killed for longer than SVIDs live."""
+    [database, _] = _database(testbed)
+    return _without_database(testbed, testbed.faults.killed(database), progress)
+
+
+@experiment("database", testbed="database-hangs", changes=True, seconds=50, needs=DATABASE)
+def database_hangs(testbed: Testbed, progress: Progress) -> Outage:
+    """The server's database hangs for longer than SVIDs live."""
+    [database, _] = _database(testbed)
+    return _without_database(testbed, testbed.faults.paused(database), progress)
+
+
+@experiment("database", testbed="database-noticed", changes=True, seconds=65, needs=DATABASE)
+def database_noticed(testbed: Testbed, progress: Progress) -> Noticed:
+    """The server's database is killed until every health endpoint of the server says so."""
+    [database, _] = _database(testbed)
+    return observe_health(testbed, testbed.faults.killed(database), progress)
+
+
+def _database(testbed: Testbed) -> tuple[str, str]:
+    """The components of the database and of the server that uses it."""
+    database = testbed.domain().database
+    if database is None:
+        raise PlatformError(f"scenario {testbed.scenario.name} has no database")
+    return database.component, testbed.spire.component
+
+
+def _without_database(
+    testbed: Testbed, fault: AbstractContextManager[Fault], progress: Progress
+) -> Outage:
+    [_, server] = _database(testbed)
+    plan = OutagePlan(fault, after_server(testbed), outlasts=True, stuck=(server,))
+    outage = observe_outage(testbed, plan, progress)
+    # Once it has recovered, the server must store and sign as before.
+    entry = observe_new_entry(testbed, entry_bound(testbed), progress)
+    return replace(outage, entry=entry)
+
+
+@experiment("outage", testbed="evicted", changes=True, seconds=22, needs=OWN_FILES)
+def database_locked(testbed: Testbed, progress: Progress) -> Locked:
+    """Another process locks the server's SQLite database for less than SVIDs have left."""
+    return observe_lock(testbed, after_server(testbed), entry_bound(testbed), progress)
+
+
+@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=6, needs=TOKENS)
+def agent_kept(testbed: Testbed, progress: Progress) -> Mapping[str, AgentRestart]:
+    """An agent with its keys on disk is stopped, and later killed, and starts again."""
+    ways = ("stopped", "killed")
+    return {how: observe_agent_restart(testbed, how, progress) for how in ways}
+
+
+@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=3, needs=TOKENS)
+def twins(testbed: Testbed, progress: Progress) -> tuple[AgentStart, ...]:
+    """Two agents start at once with one join token."""
+    return observe_twins(testbed, progress)
+
+
+@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=25, needs=TOKENS)
+def data_lost(testbed: Testbed, progress: Progress) -> Answers:
+    """The data directory of a running agent is lost until its SVID has nearly expired."""
+    return observe_lost_data(testbed, progress)
+
+
+@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=30, needs=TOKENS)
+def agents_expired(testbed: Testbed, progress: Progress) -> Mapping[str, AgentStart]:
+    """Agents are killed for longer than their own SVIDs live, and start again."""
+    return observe_expired_agents(testbed, progress)
+
+
+@experiment("outage", testbed="usage", changes=True, seconds=8, needs=NEEDS)
+def agent_alone(testbed: Testbed, progress: Progress) -> Answers:
+    """The agent starts while there is no server."""
+    return observe_lonely_start(testbed, progress)
+
+
+@experiment("outage", testbed="usage", changes=True, seconds=15, needs=OWN_FILES)
+def growth(testbed: Testbed, progress: Progress) -> Mapping[str, Growth]:
+    """Every component is called many times."""
+    return observe_growth(testbed, progress)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from svidproof import Measure, Timestamp, requirement
+from svidproof import Measure, requirement
 from svidproof.checks import EntryChanges, Given, Outage
 
 WAYS = ["created", "recreated"]
@@ -35,7 +35,7 @@ def test_entry_takes_effect_in_time(
     entry_changes: EntryChanges, way: str, measure: Measure
 ) -> None:
     """The process is given an SVID of its entry within the intervals of server and agent."""
-    took = _assert_in_time(entry_changes, way)
+    took = entry_changes.assert_in_time(way)
 
     measure(f"from an entry's change to its SVID, {way}", took, "s")
 
@@ -46,19 +46,9 @@ def test_entry_takes_effect_in_time_after_an_outage(server_gone: Outage, measure
     changes = server_gone.entry
     assert changes is not None, "no entry was created after the absence: this proves nothing"
 
-    took = _assert_in_time(changes, "created")
+    took = changes.assert_in_time("created")
 
     measure("from an entry's change to its SVID, after an absence of the server", took, "s")
-
-
-def _assert_in_time(changes: EntryChanges, way: str) -> float:
-    given, attention = changes.given[way], changes.testbed.watch.attention
-    seen = _assert_given(given)
-    took = attention.lag(given.since.at, seen.at, bound=changes.bound)
-    assert took <= changes.bound, (
-        f"an entry that was {way} took {took:.1f} s, not {changes.bound:.1f} s"
-    )
-    return took
 
 
 def _assert_matching(given: Given) -> None:
@@ -66,11 +56,4 @@ def _assert_matching(given: Given) -> None:
         for spiffe_id, sans in message:
             if sans != (spiffe_id,):
                 raise Mismatch(f"a message says {spiffe_id}, its certificate {', '.join(sans)}")
-    _assert_given(given)
-
-
-def _assert_given(given: Given) -> Timestamp:
-    assert given.seen is not None, (
-        f"the process was given {given.messages or 'nothing'}; {given.late}"
-    )
-    return given.seen
+    given.assert_seen()
