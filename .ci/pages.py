@@ -86,6 +86,11 @@ def _unused(name: str, used: set[str]) -> str:
     return next(each for n in range(1, len(used) + 1) if (each := f"{name}-{n}") not in used)
 
 
+def _visible(path: Path) -> Path:
+    """A path without names that begin with a dot: a site leaves these out."""
+    return Path(*(part.removeprefix(".") for part in path.parts))
+
+
 class Site:
     """The pages of a checkout, and what their links lead to."""
 
@@ -102,7 +107,9 @@ class Site:
         self.pages = {
             path: Page.of(checkout, path) for path in (p.relative_to(checkout) for p in found)
         }
-        self.files: set[Path] = set()  # what links lead to, and is no page
+        self.files: dict[
+            Path, Path
+        ] = {}  # what links lead to, and is no page: its place on the site
 
     def broken(self) -> list[str]:
         """Each link that leads nowhere, one a line."""
@@ -148,23 +155,21 @@ class Site:
         path = None if _ELSEWHERE.match(link) or not file else self._at(page, file)
         if path is None or path in self.pages:
             return None
-        if path.suffix in (".png", ".svg"):
-            self.files.add(path)
-            return None
-        if self.blob is not None:
+        if self.blob is not None and path.suffix not in (".png", ".svg"):
             return f"{self.blob}/{path.as_posix()}{hash_}{name}"
-        if not (self.checkout / path).is_dir():
-            self.files.add(path)
-            return None
         # A site does not show directories: of a report, its page is what a reader wants to see.
-        self.files |= {f.relative_to(self.checkout) for f in self._below(path)}
-        return os.path.relpath(path / _REPORT, page.path.parent)
+        whole = (self.checkout / path).is_dir()
+        for file_ in self._below(path) if whole else [path]:
+            self.files[file_] = _visible(file_)
+        place = path / _REPORT if whole else _visible(path)
+        return os.path.relpath(place, page.path.parent) if place != path else None
 
     def _has(self, path: Path) -> bool:
         return (self.checkout / path).is_file()
 
     def _below(self, path: Path) -> list[Path]:
-        return [f for f in (self.checkout / path).rglob("*") if f.is_file()]
+        found = (self.checkout / path).rglob("*")
+        return [f.relative_to(self.checkout) for f in found if f.is_file()]
 
     def write(self, target: Path) -> None:
         """Write the pages, and the files that are needed with them, to an empty directory."""
@@ -173,9 +178,9 @@ class Site:
             place = target / page.path
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(self.text(page), "utf-8")
-        for file in sorted(self.files):
-            (target / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.checkout / file, target / file)
+        for file, place in sorted(self.files.items()):
+            (target / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.checkout / file, target / place)
 
 
 def main(words: list[str]) -> int:
