@@ -96,3 +96,9 @@ def federation(testbeds: Testbeds) -> Testbed:
 def server_api(testbeds: Testbeds) -> Testbed:
     """A SPIRE server whose API is called by callers of every kind."""
     return testbeds.get("server-api")
+
+
+@pytest.fixture(scope="session")
+def consumers(testbeds: Testbeds) -> Testbed:
+    """A place for consumers of a Workload API of the suite's own."""
+    return testbeds.get("consumers")

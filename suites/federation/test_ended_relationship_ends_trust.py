@@ -37,6 +37,16 @@ def test_new_connections_are_rejected(ended: End, saw: Saw) -> None:
     saw(f"{ended.refused}")
 
 
+@requirement("FEDERATION-25")
+def test_jwt_key_signs_no_certificate(ended: End, saw: Saw) -> None:
+    """The sidecar rejects a certificate that a JWT key of a partner that it trusts has signed."""
+    assert_accepted(ended.accepted)
+    if ended.by_jwt_key.status is not None:
+        raise Accepted(f"a certificate that a JWT key signed was accepted: {ended.by_jwt_key}")
+    assert_not_answered(ended.by_jwt_key)
+    saw(f"{ended.by_jwt_key}")
+
+
 @requirement("FEDERATION-22")
 def test_open_connection_is_closed(ended: End, measure: Measure) -> None:
     """A connection that was open is closed at the sidecar's limit, and not answered for longer."""

@@ -3,7 +3,14 @@
 import pytest
 
 from svidproof import Capability, Progress, Testbed, experiment
-from svidproof.checks import BundleDocument, BundleHistory, observe_bundle_history, tokens
+from svidproof.checks import (
+    BundleDocument,
+    BundleHistory,
+    Consumption,
+    observe_bundle_history,
+    observe_consumer,
+    tokens,
+)
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +30,25 @@ def document(spec: Testbed) -> BundleDocument:
 def bundle_history(testbed: Testbed, progress: Progress) -> BundleHistory:
     """The bundle endpoint's documents while X.509 and JWT authorities change."""
     return observe_bundle_history(testbed, progress)
+
+
+NEEDS = [Capability.FAULTS, Capability.FURTHER_TOOLS]
+
+
+@experiment("consumers", seconds=30, needs=NEEDS)
+def helper_consumption(testbed: Testbed, progress: Progress) -> Consumption:
+    """spiffe-helper while its Workload API does wrong."""
+    return observe_consumer(testbed, "spiffe-helper", progress)
+
+
+@experiment("consumers", testbed="envoy", seconds=30, needs=NEEDS)
+def envoy_consumption(testbed: Testbed, progress: Progress) -> Consumption:
+    """Envoy while its SDS server does wrong."""
+    return observe_consumer(testbed, "envoy", progress)
+
+
+@pytest.fixture
+def consumption(request: pytest.FixtureRequest) -> Consumption:
+    """The record of one of them."""
+    made: Consumption = request.getfixturevalue(request.param)
+    return made
