@@ -1,7 +1,6 @@
 """Callers of SPIRE server's API, and agents that the suite plays."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -45,7 +44,7 @@ def entry(server_api: Testbed) -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def callers(
     server_api: Testbed, agent: api.PlayedAgent, entry: Callable[..., dict[str, Any]]
-) -> Iterator[Mapping[str, api.ServerCaller]]:
+) -> Mapping[str, api.ServerCaller]:
     """A caller of each kind; `anonymous` has no X.509-SVID."""
     address = server_api.spire.api
     kinds: dict[str, dict[str, Any]] = {
@@ -53,18 +52,18 @@ def callers(
         "admin": {"admin": True},
         "downstream": {"downstream": True},
     }
-    with contextlib.ExitStack() as opened:
-        enter = opened.enter_context
-        ids = {
-            kind: enter(server_api.registration.registered(entry(kind, **fields)))
-            for kind, fields in kinds.items()
-        }
-        eventually(lambda: _known(agent, ids.values()), budgets.ENTRY_LISTED)
-        found = {kind: enter(api.calling(address, agent.sign(i))) for kind, i in ids.items()}
-        found["anonymous"] = enter(api.calling(address))
-        found["agent"] = enter(agent.calling())
-        found["local"] = enter(api.calling_locally(server_api.spire.local_api))
-        yield found
+    # Until the testbed is closed, which may be before the end of the session.
+    enter = server_api.had.enter_context
+    ids = {
+        kind: enter(server_api.registration.registered(entry(kind, **fields)))
+        for kind, fields in kinds.items()
+    }
+    eventually(lambda: _known(agent, ids.values()), budgets.ENTRY_LISTED)
+    found = {kind: enter(api.calling(address, agent.sign(i))) for kind, i in ids.items()}
+    found["anonymous"] = enter(api.calling(address))
+    found["agent"] = enter(agent.calling())
+    found["local"] = enter(api.calling_locally(server_api.spire.local_api))
+    return found
 
 
 def _known(agent: api.PlayedAgent, ids: Any) -> None:  # noqa: ANN401  a view of a dictionary
