@@ -35,7 +35,7 @@ def version(checkout: Path) -> str:
 
 
 def notes(changelog: str, wanted: str) -> tuple[str, str]:
-    """The date and the text of a version's section; raises ValueError if there is none."""
+    """Return the date and text of a version's section; raises ValueError if there is none."""
     headings = list(_HEADING.finditer(changelog))
     for at, heading in enumerate(headings):
         if heading["version"] == wanted:
@@ -104,7 +104,7 @@ def main(words: list[str]) -> int:
         if said != f"svidproof {wanted}":
             raise SystemExit(f"the wheel says {said}, and not svidproof {wanted}")
         bill = options.output / f"svidproof-{wanted}.cdx.json"
-        # Nothing but svidproof and what it needs; what lists it is beside this very Python.
+        # Without pip, only svidproof and its dependencies are listed.
         subprocess.run(
             [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "pip"], check=True
         )

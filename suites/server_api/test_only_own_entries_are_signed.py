@@ -28,7 +28,7 @@ def test_agent_gets_its_own_entries_only(
     entry: Entry,
 ) -> None:
     """An agent lists and gets SVIDs of entries below it, directly or not, and of no others."""
-    attest("other-agent")
+    other = attest("other-agent")
     registered = server_api.registration.registered
     with (
         registered(entry("of-the-other", "other-agent")) as foreign,
@@ -36,6 +36,10 @@ def test_agent_gets_its_own_entries_only(
         registered(entry("below-it", "of-the-agent")) as below,
     ):
         eventually(lambda: _require_listed(agent, {own, below}), budgets.ENTRY_LISTED)
+        # A control: the other agent gets what this one must not get.
+        eventually(lambda: _require_listed(other, {foreign}), budgets.ENTRY_LISTED)
+        other.sign(foreign)
+        other.token(foreign, "audience")
         listed = agent.entries()
         for entry_id in (own, below):
             agent.sign(entry_id)
