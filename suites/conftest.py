@@ -99,6 +99,12 @@ def server_api(testbeds: Testbeds) -> Testbed:
 
 
 @pytest.fixture(scope="session")
+def agent_api(testbeds: Testbeds) -> Testbed:
+    """A SPIRE agent with an admin socket, whose Delegated Identity API one identity may use."""
+    return testbeds.get("agent-api")
+
+
+@pytest.fixture(scope="session")
 def consumers(testbeds: Testbeds) -> Testbed:
     """A place for consumers of a Workload API of the suite's own."""
     return testbeds.get("consumers")

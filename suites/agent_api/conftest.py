@@ -1,0 +1,51 @@
+"""The suite as a delegate, and entries of workloads whose SVIDs it asks for."""
+
+from collections.abc import Callable, Iterator
+
+import grpc
+import pytest
+
+from svidproof import NotYet, Testbed, budgets, eventually
+from svidproof.checks import NO_IDENTITY_LOGGED
+from svidproof.probes import delegated
+
+Marked = Callable[..., tuple[str, ...]]
+AwaitStatus = Callable[[grpc.StatusCode], None]
+
+
+@pytest.fixture
+def provoked(agent_api: Testbed) -> Iterator[None]:
+    """The agent logs its refusals as errors."""
+    refused = rf"{NO_IDENTITY_LOGGED}|Permission denied|Invalid argument|Missing required audience"
+    with agent_api.provoking(agent_api.prober.agent.component, refused):
+        yield
+
+
+@pytest.fixture(scope="session")
+def marked() -> Marked:
+    """Makes selectors that no process of the machine has, by their names."""
+    return lambda *names: tuple(f"svidproof:mark:{name}" for name in names)
+
+
+@pytest.fixture(scope="session")
+def await_status(agent_api: Testbed, marked: Marked) -> AwaitStatus:
+    """Waits until the agent answers the suite, as a delegate, with a status."""
+    target, on = agent_api.prober.admin_api(), delegated.On(marked("nobody"))
+
+    def wait(code: grpc.StatusCode) -> None:
+        def has() -> None:
+            answer = delegated.delegated_svids(target, on)
+            if answer.code is not code:
+                raise NotYet(str(answer))
+
+        eventually(has, budgets.REGISTRATION)
+
+    return wait
+
+
+@pytest.fixture(scope="module")
+def admin(agent_api: Testbed, await_status: AwaitStatus) -> Iterator[str]:
+    """The admin socket of the agent, while the suite is registered as its delegate."""
+    with agent_api.registered("delegate", agent_api.prober.selectors):
+        await_status(grpc.StatusCode.OK)
+        yield agent_api.prober.admin_api()
