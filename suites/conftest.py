@@ -105,6 +105,12 @@ def agent_api(testbeds: Testbeds) -> Testbed:
 
 
 @pytest.fixture(scope="session")
+def many_entries(testbeds: Testbeds) -> Testbed:
+    """An agent with more than a thousand entries and a small cache of SVIDs."""
+    return testbeds.get("many-entries")
+
+
+@pytest.fixture(scope="session")
 def consumers(testbeds: Testbeds) -> Testbed:
     """A place for consumers of a Workload API of the suite's own."""
     return testbeds.get("consumers")
