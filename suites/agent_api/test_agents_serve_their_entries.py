@@ -10,6 +10,7 @@ from svidproof import Capability, NotYet, Testbed, budgets, eventually, needs, o
 from svidproof.probes import delegated
 
 pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES, Capability.UNREGISTERED_PROCESS)
+Marked = Callable[..., tuple[str, ...]]
 MARK = "below"
 # Node aliases: the agent's selectors, those that it has not among them.
 ALIASES = {"alias": (), "alias-of-others": ("x509pop:subject:cn:another",)}
@@ -27,15 +28,22 @@ SERVED = ["below-alias", "below-both", "below-workload", "own"]
 
 
 @pytest.fixture(scope="module")
-def entries(agent_api: Testbed, marked: Callable[..., tuple[str, ...]]) -> Iterator[None]:
+def agent_selectors(agent_api: Testbed) -> tuple[str, ...]:
+    """The selectors with which the agent was attested."""
+    attested = only(agent_api.spire.agents(), "agent")["selectors"]
+    return tuple(f"{selector['type']}:{selector['value']}" for selector in attested)
+
+
+@pytest.fixture(scope="module")
+def entries(agent_api: Testbed, agent_selectors: tuple[str, ...], marked: Marked) -> Iterator[None]:
     """The aliases and the entries; all of them have the same selector."""
     registration, agent = agent_api.registration, agent_api.agent_id("prober")
-    attested = only(agent_api.spire.agents(), "agent")["selectors"]
-    own = tuple(f"{selector['type']}:{selector['value']}" for selector in attested)
-    server = f"spiffe://{agent_api.scenario.trust_domain}/spire/server"
     stranger = f"spiffe://{agent_api.scenario.trust_domain}/spire/agent/stranger"
     ids = {"agent": agent, "stranger": stranger}
-    made = [registration.entry(name, (*own, *others), server) for name, others in ALIASES.items()]
+    made = [
+        registration.entry(name, (*agent_selectors, *others), agent_api.server_id)
+        for name, others in ALIASES.items()
+    ]
     for name, parent in PARENTS.items():
         above = ids.get(parent) or agent_api.scenario.spiffe_id(parent)
         made.append(registration.entry(name, marked(MARK), above))
@@ -45,17 +53,51 @@ def entries(agent_api: Testbed, marked: Callable[..., tuple[str, ...]]) -> Itera
         yield
 
 
-@requirement("AGENT-12")
-@pytest.mark.usefixtures("entries")
-def test_entries_below_are_served(
-    agent_api: Testbed, admin: str, marked: Callable[..., tuple[str, ...]]
-) -> None:
-    """An agent serves the entries below it, its aliases and its entries, and those of no other."""
-    wanted = [agent_api.scenario.spiffe_id(name) for name in SERVED]
+def _await(agent_api: Testbed, target: str, mark: str, names: list[str]) -> None:
+    """Wait until a delegate gets the SVIDs of exactly these entries for a selector."""
+    wanted = [agent_api.scenario.spiffe_id(name) for name in names]
 
     def has() -> None:
-        answer = delegated.delegated_svids(admin, delegated.On(marked(MARK)))
+        answer = delegated.delegated_svids(target, delegated.On((f"svidproof:mark:{mark}",)))
         if answer.code is not grpc.StatusCode.OK or sorted(answer.ids) != wanted:
             raise NotYet(f"{answer}, not SVIDs of {wanted}")
 
     eventually(has, budgets.REGISTRATION)
+
+
+@requirement("AGENT-12")
+@pytest.mark.usefixtures("entries")
+def test_entries_below_are_served(agent_api: Testbed, admin: str) -> None:
+    """An agent serves the entries below it, its aliases and its entries, and those of no other."""
+    _await(agent_api, admin, MARK, SERVED)
+
+
+@requirement("AGENT-12")
+def test_moved_entry_is_lost(agent_api: Testbed, admin: str, marked: Marked) -> None:
+    """An entry that gets another agent as its parent is lost, and served once it is back."""
+    agent = agent_api.agent_id("prober")
+    with agent_api.registered("moved", marked("moved"), agent=agent_api.prober.agent) as entry:
+        _await(agent_api, admin, "moved", ["moved"])
+        agent_api.registration.change(entry, parent_id=f"{agent}-2")
+        _await(agent_api, admin, "moved", [])
+        agent_api.registration.change(entry, parent_id=agent)
+        _await(agent_api, admin, "moved", ["moved"])
+
+
+@requirement("AGENT-12")
+def test_entries_of_deleted_alias_are_lost(
+    agent_api: Testbed, agent_selectors: tuple[str, ...], admin: str, marked: Marked
+) -> None:
+    """Once an alias of the agent is deleted, or needs another selector, its entries are lost."""
+    registration, server = agent_api.registration, agent_api.server_id
+    alias = registration.entry("passing", agent_selectors, server)
+    below = registration.entry("passing-by", marked("passing"), alias["spiffe_id"])
+    with registration.registered(below):
+        with registration.registered(alias) as entry:
+            _await(agent_api, admin, "passing", ["passing-by"])
+            other = {"type": "x509pop", "value": "subject:cn:another"}
+            registration.change(entry, selectors=[*alias["selectors"], other])
+            _await(agent_api, admin, "passing", [])
+            registration.change(entry, selectors=alias["selectors"])
+            _await(agent_api, admin, "passing", ["passing-by"])
+        _await(agent_api, admin, "passing", [])
