@@ -21,7 +21,7 @@ from svidproof import (
 )
 from svidproof.probes import X509Answer, agent_debug, delegated, last_of
 
-pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES, Capability.UNREGISTERED_PROCESS)
+pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
 Marked = Callable[..., tuple[str, ...]]
 # A server sends 500 revisions at once (SPIRE pkg/server/api/entry/v1/service.go).
 NUMBER, SAMPLE = 1_100, 100

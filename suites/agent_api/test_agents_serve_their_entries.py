@@ -9,7 +9,7 @@ import pytest
 from svidproof import Capability, NotYet, Testbed, budgets, eventually, needs, only, requirement
 from svidproof.probes import delegated
 
-pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES, Capability.UNREGISTERED_PROCESS)
+pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
 Marked = Callable[..., tuple[str, ...]]
 MARK = "below"
 # Node aliases: the agent's selectors, those that it has not among them.

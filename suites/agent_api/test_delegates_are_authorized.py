@@ -10,7 +10,7 @@ from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requ
 from svidproof.checks import Accepted
 from svidproof.probes import X509Answer, delegated, fetch_x509, last_of
 
-pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES, Capability.UNREGISTERED_PROCESS)
+pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
 DEBUG = "/spire.agent.debug.v1.Debug/GetInfo"
 
 

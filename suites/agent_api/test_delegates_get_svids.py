@@ -22,7 +22,7 @@ from svidproof.probes import (
     last_of,
 )
 
-pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES, Capability.UNREGISTERED_PROCESS)
+pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
 Marked = Callable[..., tuple[str, ...]]
 # The entries below one agent: the names of their selectors, and further fields.
 ENTRIES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
