@@ -32,7 +32,7 @@ def bundle_history(testbed: Testbed, progress: Progress) -> BundleHistory:
     return observe_bundle_history(testbed, progress)
 
 
-NEEDS = [Capability.FAULTS, Capability.FURTHER_TOOLS]
+NEEDS = [Capability.OWN_MACHINE, Capability.FAULTS, Capability.FURTHER_TOOLS]
 
 
 @experiment("consumers", seconds=30, needs=NEEDS)
