@@ -1,11 +1,9 @@
 """A SPIRE server publishes its trust bundle at an endpoint that anybody can read and verify."""
 
-import json
-
 import pytest
 
 from svidproof import Saw, Testbed, requirement
-from svidproof.probes import bundle_endpoint, uri_of
+from svidproof.probes import BundleDocument, bundle_endpoint, uri_of
 
 HOME, PARTNER = "example.org", "partner.example"
 # The profile of each server's own endpoint.
@@ -15,14 +13,14 @@ each_endpoint = pytest.mark.parametrize(
 )
 
 
-def read(testbed: Testbed, domain: str) -> bundle_endpoint.Published:
+def read(testbed: Testbed, domain: str) -> BundleDocument:
     """What the endpoint of a trust domain serves to a client without a certificate."""
     there = testbed.domain(domain)
-    endpoint = there.spire.bundle_endpoint
+    endpoint, by = there.spire.bundle_endpoint, there.spire.reached_endpoint
     if PROFILES[domain] == "https_spiffe":
         roots, spiffe_id = [there.root.certificate], endpoint.spiffe_id
-        return bundle_endpoint.read(endpoint.url, roots=roots, spiffe_id=spiffe_id)
-    return bundle_endpoint.read(endpoint.url, roots=[testbed.web_ca.certificate])
+        return bundle_endpoint.read(endpoint.url, roots=roots, spiffe_id=spiffe_id, by=by)
+    return bundle_endpoint.read(endpoint.url, roots=[testbed.web_ca.certificate], by=by)
 
 
 @requirement("FEDERATION-9")
@@ -34,10 +32,11 @@ def test_endpoint_is_verifiable(federation: Testbed, domain: str, saw: Saw) -> N
     if PROFILES[domain] == "https_spiffe":
         assert uri_of(published.certificate) == f"spiffe://{domain}/spire/server"
     # Control: what verifies it does not verify anything.
-    endpoint = federation.domain(domain).spire.bundle_endpoint
-    roots, spiffe_id = [federation.domain(PARTNER).root.certificate], endpoint.spiffe_id
+    server = federation.domain(domain).spire
+    url, spiffe_id = server.bundle_endpoint.url, server.bundle_endpoint.spiffe_id
+    roots, by = [federation.domain(PARTNER).root.certificate], server.reached_endpoint
     with pytest.raises(bundle_endpoint.UnverifiedError):
-        bundle_endpoint.read(endpoint.url, roots=roots, spiffe_id=spiffe_id)
+        bundle_endpoint.read(url, roots=roots, spiffe_id=spiffe_id, by=by)
     saw(f"{published.certificate.subject.rfc4514_string()}, {published.content_type}")
 
 
@@ -49,9 +48,9 @@ def test_document_is_the_servers_bundle(federation: Testbed, domain: str, saw: S
 
     published = read(federation, domain)
 
-    document = json.loads(published.body)
+    document = published.content
     by_use: dict[str, list[dict[str, object]]] = {}
-    for entry in document["keys"]:
+    for entry in published.keys:
         by_use.setdefault(str(entry.get("use")), []).append(entry)
     assert set(by_use) == {"x509-svid", "jwt-svid"}, f"entries for {sorted(by_use)}"
     assert published.authorities == server.bundle(), "other X.509 authorities than the server's"

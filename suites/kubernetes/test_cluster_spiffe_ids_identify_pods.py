@@ -1,6 +1,7 @@
 """SPIRE Controller Manager reconciles ClusterSPIFFEIDs and pods to entries."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ from svidproof import (
     only,
     requirement,
 )
-from svidproof.probes import X509Svid
+from svidproof.probes import Partner, X509Svid
 
 pytestmark = needs(
     Capability.K8S_PSAT,
@@ -190,6 +191,51 @@ def test_unselected_pod_is_denied(api: Testbed, thing: str) -> None:
 
     assert len(entries) == 1, f"there are {len(entries)} entries: {_described(entries)}"
     _assert_bound(api, entries[0], twin)
+
+
+@pytest.fixture
+def partners(api: Testbed) -> Iterator[tuple[Partner, Partner]]:
+    """Two trust domains of the suite's own, whose bundles SPIRE server stores."""
+    made = Partner("declared.example"), Partner("undeclared.example")
+    for partner in made:
+        api.spire.set_federated_document(partner.trust_domain, json.loads(partner.document()))
+    yield made
+    for partner in made:
+        api.spire.delete_federated_bundle(partner.trust_domain)
+
+
+@requirement("CSPIFFEID-7")
+def test_pod_gets_the_bundles_of_its_partners(
+    api: Testbed, partners: tuple[Partner, Partner], measure: Measure
+) -> None:
+    """The pod gets the bundle of the partner in federatesWith only, and none once it is empty."""
+    own, [declared, _] = api.controller.spiffe_id(GREETER), partners
+
+    with (
+        api.controller.identify(
+            GREETER, like=GREETER, federates_with=[declared.trust_domain]
+        ) as ids,
+        _greeter(api) as pod,
+    ):
+        pod.await_svid(own)
+        eventually(lambda: _assert_foreign(pod, declared), budgets.REGISTRATION)
+        begin = Timestamp.now()
+        ids.change(federatesWith=[])
+        eventually(lambda: _assert_foreign(pod), budgets.REGISTRATION)
+        passed = Timestamp.now().at - begin.at
+        pod.await_svid(own)
+
+    measure(
+        "from an empty federatesWith of a ClusterSPIFFEID until the bundle is gone", passed, "s"
+    )
+
+
+def _assert_foreign(pod: ExtraWorkload, *partners: Partner) -> None:
+    """Raise NotYet unless a pod has the bundles of exactly these other trust domains."""
+    wanted = {f"spiffe://{partner.trust_domain}": (partner.root,) for partner in partners}
+    foreign = pod.ask().foreign
+    if dict(foreign) != wanted:
+        raise NotYet(f"{pod.name} got the bundles of {sorted(foreign)}, not of {sorted(wanted)}")
 
 
 def _greeter(

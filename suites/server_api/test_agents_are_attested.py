@@ -23,7 +23,7 @@ from svidproof.checks import Accepted
 from svidproof.probes import Authority, Credential, Template
 from svidproof.probes import server_api as api
 
-pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES)
+pytestmark = needs(Capability.OWN_SPIRE)
 Attest = Callable[..., api.PlayedAgent]
 
 
@@ -121,6 +121,7 @@ def test_expired_join_token_is_refused(server_api: Testbed) -> None:
 
 
 @requirement("SERVER-10")
+@needs(Capability.X509POP)
 def test_certificate_of_a_node_attests(server_api: Testbed, saw: Saw) -> None:
     """A node that presents its x509pop certificate and proves that it has the key is attested."""
     node = _node(server_api)
@@ -131,6 +132,7 @@ def test_certificate_of_a_node_attests(server_api: Testbed, saw: Saw) -> None:
 
 
 @requirement("SERVER-10")
+@needs(Capability.X509POP)
 @pytest.mark.parametrize("what", ["wrong-key", "no-response", "other-ca", "expired", "not-yet"])
 def test_certificate_without_proof_is_refused(server_api: Testbed, what: str) -> None:
     """An x509pop certificate that is not valid, or whose key the node does not have, is refused."""

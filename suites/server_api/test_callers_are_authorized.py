@@ -9,7 +9,7 @@ from svidproof import Capability, Saw, needs, requirement
 from svidproof.checks import Accepted
 from svidproof.probes import server_api as api
 
-pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES)
+pytestmark = needs(Capability.OWN_SPIRE)
 # Without fields, these would change the server. What a caller may call is seen from the others.
 CHANGING = {"PrepareJWTAuthority", "PrepareX509Authority", "SetLogLevel", "ResetLogLevel"}
 REQUIREMENTS = {

@@ -13,7 +13,7 @@ from svidproof.checks import Accepted
 from svidproof.probes import Credential, extensions_of, uri_of
 from svidproof.probes import server_api as api
 
-pytestmark = needs(Capability.OWN_SPIRE, Capability.TOPOLOGIES)
+pytestmark = needs(Capability.OWN_SPIRE)
 Entry = Callable[..., dict[str, Any]]
 NAMES = ("workload.example.org", "alias.example.org")
 TTL_S = 600

@@ -4,13 +4,13 @@ import pytest
 
 from svidproof import Capability, Progress, Testbed, experiment
 from svidproof.checks import (
-    BundleDocument,
     BundleHistory,
     Consumption,
     observe_bundle_history,
     observe_consumer,
     tokens,
 )
+from svidproof.probes import BundleDocument, bundle_endpoint
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def verifier(spec: Testbed) -> tokens.Verifier:
 @pytest.fixture
 def document(spec: Testbed) -> BundleDocument:
     """What the bundle endpoint serves now."""
-    return BundleDocument.fetch(spec.spire.bundle_endpoint.address)
+    return bundle_endpoint.look(spec.spire.reached_endpoint)
 
 
 @experiment("spec", testbed="bundle", changes=True, seconds=10, needs=[Capability.OWN_SPIRE])
@@ -32,7 +32,7 @@ def bundle_history(testbed: Testbed, progress: Progress) -> BundleHistory:
     return observe_bundle_history(testbed, progress)
 
 
-NEEDS = [Capability.FAULTS, Capability.FURTHER_TOOLS]
+NEEDS = [Capability.OWN_MACHINE, Capability.FAULTS, Capability.FURTHER_TOOLS]
 
 
 @experiment("consumers", seconds=30, needs=NEEDS)

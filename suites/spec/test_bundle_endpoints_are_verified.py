@@ -213,7 +213,7 @@ def test_newest_bundle_verifies_an_endpoint_elsewhere(
 @pytest.mark.parametrize("version", ["TLS1_0", "TLS1_1"])
 def test_former_tls_versions_are_refused(spec: Testbed, version: str) -> None:
     """The bundle endpoint refuses TLS 1.0 and 1.1, and accepts 1.2."""
-    address = spec.spire.bundle_endpoint.address
+    address = spec.spire.reached_endpoint
     control = tls_settings.negotiate(address, Version.TLS1_2, tls_settings.INTERMEDIATE)
 
     found = tls_settings.negotiate(address, Version[version])
@@ -226,7 +226,7 @@ def test_former_tls_versions_are_refused(spec: Testbed, version: str) -> None:
 @requirement("SPEC-20")
 def test_recommended_settings_are_accepted(spec: Testbed, saw: Saw) -> None:
     """The bundle endpoint accepts TLS 1.2 with suites that Mozilla recommends, and TLS 1.3."""
-    address, found = spec.spire.bundle_endpoint.address, []
+    address, found = spec.spire.reached_endpoint, []
     offers = {Version.TLS1_2: tls_settings.INTERMEDIATE, Version.TLS1_3: ()}
     for version, suites in offers.items():
         agreed = tls_settings.negotiate(address, version, suites)
@@ -238,7 +238,7 @@ def test_recommended_settings_are_accepted(spec: Testbed, saw: Saw) -> None:
 @requirement("SPEC-20")
 def test_other_cipher_suites_are_refused(spec: Testbed) -> None:
     """The bundle endpoint refuses TLS 1.2 with any other cipher suite."""
-    address = spec.spire.bundle_endpoint.address
+    address = spec.spire.reached_endpoint
     others = tls_settings.suites() - tls_settings.INTERMEDIATE
     assert others, "this machine's OpenSSL offers no other cipher suite"
 

@@ -15,7 +15,7 @@ from svidproof.checks import (
     observe_addresses,
 )
 
-pytestmark = needs(Capability.FAULTS, Capability.FURTHER_TOOLS)
+pytestmark = needs(Capability.OWN_MACHINE, Capability.FAULTS, Capability.FURTHER_TOOLS)
 
 
 class Misused(AssertionError):  # noqa: N818  a verdict, not a programming error
