@@ -45,6 +45,7 @@ from svidproof.checks import (
     observe_expired_agents,
     observe_file_outage,
     observe_growth,
+    observe_growth_over_restarts,
     observe_health,
     observe_keys_refused,
     observe_lock,
@@ -377,6 +378,12 @@ def agent_alone(testbed: Testbed, progress: Progress) -> Answers:
 def growth(testbed: Testbed, progress: Progress) -> Mapping[str, Growth]:
     """Every component is called many times."""
     return observe_growth(testbed, progress)
+
+
+@experiment("restarts", testbed="restarted", changes=True, seconds=30, needs=OWN_FILES)
+def growth_over_restarts(testbed: Testbed, progress: Progress) -> Mapping[str, Growth]:
+    """A sidecar, then the agent, is killed and started many times."""
+    return observe_growth_over_restarts(testbed, progress)
 
 
 BOTH = ("server", "client")  # with SVIDs that the agent's and spiffe-helper's absence outlasts
