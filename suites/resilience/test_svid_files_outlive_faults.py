@@ -77,13 +77,13 @@ def test_new_svid_is_presented_after_a_long_time(
     files_long_without_agent.assert_presents_new(name)
 
 
-@requirement("RESILIENCE-33")
+@requirement("RESILIENCE-37")
 def test_killed_helper_leaves_its_files_whole(helper_killed: FileOutage) -> None:
     """The files of a killed spiffe-helper hold its last SVID, whole, until it is started again."""
     _assert_kept(helper_killed, "server")
 
 
-@requirement("RESILIENCE-33")
+@requirement("RESILIENCE-37")
 def test_restarted_helper_renews_its_files(helper_killed: FileOutage, measure: Measure) -> None:
     """It renews them when it runs again, and its program presents what is in them."""
     _assert_renewed(helper_killed, "server", measure)
