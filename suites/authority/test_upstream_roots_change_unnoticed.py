@@ -97,3 +97,14 @@ def test_no_long_lived_svid_outlives_its_root(
 
     measure(f"time of upstream root {number + 2} beyond a long-lived SVID", left, "s")
     assert left >= 0, f"a long-lived SVID outlives its root by {-left:.0f} s"
+
+
+@requirement("AUTHORITY-9")
+@each_root
+@pytest.mark.parametrize("which", ["kept", "fresh"])
+def test_token_is_valid(upstream_change: UpstreamChange, number: int, which: str) -> None:
+    """A token of before the replacements, and one issued after each, are valid after each."""
+    step, own = upstream_change.steps[number], upstream_change.testbed.scenario.spiffe_id("bearer")
+    answer = step.kept if which == "kept" else step.fresh
+
+    assert answer.spiffe_id == own, f"a token was not validated after root {number + 2}: {answer}"
