@@ -9,7 +9,14 @@ from http import HTTPStatus
 import pytest
 
 from svidproof import Measure, Saw, requirement
-from svidproof.checks import Accepted, AuthorityChange, assert_accepted, is_below, refusals
+from svidproof.checks import (
+    Accepted,
+    AuthorityChange,
+    assert_accepted,
+    assert_signed_below,
+    is_below,
+    refusals,
+)
 
 each_sidecar = pytest.mark.parametrize("name", ["server", "client"])
 
@@ -34,6 +41,12 @@ def test_nothing_is_signed_by_it_before(authority_change: AuthorityChange, name:
     assert new, f"{name} never had an SVID of the new authority: this proves nothing"
     early = authority_change.activated.at - new[0].first.at
     assert early <= 0, f"{name} had one {early:.1f} s before the activation"
+
+
+@requirement("AUTHORITY-1")
+def test_new_svid_is_not_signed_by_it_before(authority_change: AuthorityChange) -> None:
+    """An SVID that is signed between preparation and activation is of the first authority."""
+    assert_signed_below(authority_change.between, authority_change.new)
 
 
 @requirement("AUTHORITY-2")

@@ -5,7 +5,7 @@ from http import HTTPStatus
 import pytest
 
 from svidproof import Measure, Saw, requirement
-from svidproof.checks import UpstreamChange
+from svidproof.checks import UpstreamChange, assert_signed_below
 
 each_sidecar = pytest.mark.parametrize("name", ["server", "client"])
 each_root = pytest.mark.parametrize(
@@ -44,6 +44,17 @@ def test_nothing_is_signed_below_it_before(
 
 
 @requirement("AUTHORITY-7")
+@each_root
+def test_new_svid_is_not_signed_below_it_before(
+    upstream_change: UpstreamChange, number: int
+) -> None:
+    """An SVID that is signed between preparation and activation is below the former root."""
+    step = upstream_change.steps[number]
+
+    assert_signed_below(step.between, step.root)
+
+
+@requirement("AUTHORITY-7")
 def test_no_request_fails(upstream_change: UpstreamChange, saw: Saw) -> None:
     """Every request succeeds from before the first replacement until after the second."""
     requests = upstream_change.requests()
@@ -70,3 +81,30 @@ def test_no_svid_outlives_its_root(
 
     measure(f"least time of an upstream root beyond its SVIDs, {name}", min(left), "s")
     assert min(left) >= 0, f"an SVID of {name} outlives its CA by {-min(left):.0f} s"
+
+
+@requirement("AUTHORITY-8")
+@each_root
+def test_no_long_lived_svid_outlives_its_root(
+    upstream_change: UpstreamChange, number: int, measure: Measure
+) -> None:
+    """No SVID of an entry with a TTL of an hour is valid for longer than the root above it."""
+    step = upstream_change.steps[number]
+    assert step.long is not None, "the process with a long TTL was given no SVID"
+
+    end = step.root.not_valid_after_utc
+    left = min((end - c.not_valid_after_utc).total_seconds() for c in step.long.chain)
+
+    measure(f"time of upstream root {number + 2} beyond a long-lived SVID", left, "s")
+    assert left >= 0, f"a long-lived SVID outlives its root by {-left:.0f} s"
+
+
+@requirement("AUTHORITY-9")
+@each_root
+@pytest.mark.parametrize("which", ["kept", "fresh"])
+def test_token_is_valid(upstream_change: UpstreamChange, number: int, which: str) -> None:
+    """A token of before the replacements, and one issued after each, are valid after each."""
+    step, own = upstream_change.steps[number], upstream_change.testbed.scenario.spiffe_id("bearer")
+    answer = step.kept if which == "kept" else step.fresh
+
+    assert answer.spiffe_id == own, f"a token was not validated after root {number + 2}: {answer}"

@@ -15,6 +15,7 @@ from svidproof import (
     Progress,
     Testbed,
     experiment,
+    helper_reconnect,
     next_sync,
 )
 from svidproof.checks import (
@@ -25,24 +26,30 @@ from svidproof.checks import (
     CachedToken,
     EntryChanges,
     Eviction,
+    FileOutage,
+    FilePlan,
     Growth,
+    KeysRefused,
     Locked,
     Noticed,
     Outage,
     OutagePlan,
     ServerRestart,
     Starts,
+    Unstored,
     observe_agent_restart,
     observe_ban,
     observe_cached_token,
     observe_entry,
     observe_eviction,
     observe_expired_agents,
+    observe_file_outage,
     observe_growth,
+    observe_growth_over_restarts,
     observe_health,
+    observe_keys_refused,
     observe_lock,
     observe_lonely_start,
-    observe_lost_data,
     observe_new_entry,
     observe_outage,
     observe_outages,
@@ -50,6 +57,7 @@ from svidproof.checks import (
     observe_server_restart,
     observe_starts,
     observe_twins,
+    observe_unstored,
 )
 
 NEEDS = [
@@ -63,6 +71,7 @@ NEEDS = [
 RELAYED = [*NEEDS, Capability.RELAY]
 OWN_FILES = [*NEEDS, Capability.OWN_MACHINE]
 TOKENS = [*OWN_FILES, Capability.OUTSIDE]
+READ_ONLY = [*TOKENS, Capability.READ_ONLY]
 DATABASE = [*RELAYED, Capability.TOPOLOGIES, Capability.POSTGRESQL]
 # Seconds in which a component starts on a busy machine: for an agent, attestation included.
 START_S = 4.0
@@ -321,10 +330,36 @@ def twins(testbed: Testbed, progress: Progress) -> tuple[AgentStart, ...]:
     return observe_twins(testbed, progress)
 
 
-@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=25, needs=TOKENS)
-def data_lost(testbed: Testbed, progress: Progress) -> Answers:
+@experiment("agent-keys", testbed="agent-data", changes=True, seconds=35, needs=TOKENS)
+def data_lost(testbed: Testbed, progress: Progress) -> Unstored:
     """The data directory of a running agent is lost until its SVID has nearly expired."""
-    return observe_lost_data(testbed, progress)
+    [agent] = testbed.agents.values()
+    return observe_unstored(testbed, testbed.faults.data_lost(agent), progress)
+
+
+@experiment("agent-keys", testbed="agent-disk", changes=True, seconds=35, needs=TOKENS)
+def agent_disk_full(testbed: Testbed, progress: Progress) -> Unstored:
+    """The disk of an agent is full until its SVID has nearly expired."""
+    [agent] = testbed.agents.values()
+    full = testbed.faults.disk_full(agent.component, agent.keys)
+    return observe_unstored(testbed, full, progress)
+
+
+@experiment("agent-keys", testbed="agent-read-only", changes=True, seconds=35, needs=READ_ONLY)
+def agent_disk_read_only(testbed: Testbed, progress: Progress) -> Unstored:
+    """The data directory of an agent is read-only until its SVID has nearly expired."""
+    [agent] = testbed.agents.values()
+    fault = testbed.faults.read_only(agent.component, agent.data)
+    return observe_unstored(testbed, fault, progress)
+
+
+@experiment("restarts", testbed="sidecars", changes=True, seconds=8, needs=OWN_FILES)
+def server_disk_full(testbed: Testbed, progress: Progress) -> KeysRefused:
+    """The disk of a server is full, and it is told to prepare its next authority."""
+    server = testbed.spire
+    return observe_keys_refused(
+        testbed, testbed.faults.disk_full(server.component, server.keys), progress
+    )
 
 
 @experiment("agent-keys", testbed="agent-keys", changes=True, seconds=30, needs=TOKENS)
@@ -343,3 +378,57 @@ def agent_alone(testbed: Testbed, progress: Progress) -> Answers:
 def growth(testbed: Testbed, progress: Progress) -> Mapping[str, Growth]:
     """Every component is called many times."""
     return observe_growth(testbed, progress)
+
+
+@experiment("restarts", testbed="restarted", changes=True, seconds=30, needs=OWN_FILES)
+def growth_over_restarts(testbed: Testbed, progress: Progress) -> Mapping[str, Growth]:
+    """A sidecar, then the agent, is killed and started many times."""
+    return observe_growth_over_restarts(testbed, progress)
+
+
+BOTH = ("server", "client")  # with SVIDs that the agent's and spiffe-helper's absence outlasts
+ALL = (*BOTH, "steady-server", "steady-client")
+
+
+def after_agent_of_files(seconds: float) -> float:
+    """As `after_agent`, for spiffe-helper, which opens its stream again by gRPC's and its rule."""
+    return START_S + helper_reconnect(seconds + START_S) + MISSING_SVID_S + LAG
+
+
+@experiment("helper-outage", testbed="agent-away", changes=True, seconds=25, needs=NEEDS)
+def files_without_agent(testbed: Testbed, progress: Progress) -> FileOutage:
+    """The agent is stopped for less than SVIDs have left."""
+    fault = testbed.faults.stopped(_agent(testbed))
+    plan = FilePlan(fault, ALL, after_agent_of_files, signed=True)
+    return observe_file_outage(testbed, plan, progress)
+
+
+@experiment("helper-outage", testbed="agent-gone", changes=True, seconds=55, needs=NEEDS)
+def files_long_without_agent(testbed: Testbed, progress: Progress) -> FileOutage:
+    """The agent is killed until the SVIDs of two workloads have expired, and not those of two."""
+    fault = testbed.faults.killed(_agent(testbed))
+    plan = FilePlan(fault, ALL, after_agent_of_files, outlasts=True, signed=True)
+    return observe_file_outage(testbed, plan, progress)
+
+
+@experiment("helper-outage", testbed="agent-away", changes=True, seconds=20, needs=OWN_FILES)
+def helper_killed(testbed: Testbed, progress: Progress) -> FileOutage:
+    """The server's spiffe-helper is killed with its program, and started again."""
+    helper = testbed.helped["server"].component
+    plan = FilePlan(testbed.faults.killed(helper), ("server",), after_helper(testbed))
+    return observe_file_outage(testbed, plan, progress)
+
+
+@experiment("helper-outage", testbed="helper-asleep", changes=True, seconds=35, needs=NEEDS)
+def helper_paused(testbed: Testbed, progress: Progress) -> FileOutage:
+    """The client's spiffe-helper and its program stand still until their SVID has expired."""
+    helper, away = testbed.helped["client"].component, after_helper(testbed)
+    plan = FilePlan(testbed.faults.paused(helper), ("client",), away, outlasts=True)
+    return observe_file_outage(testbed, plan, progress)
+
+
+def after_helper(testbed: Testbed) -> Callable[[float], float]:
+    """As `after_server`, for spiffe-helper itself: the agent has what it has missed."""
+    ttl, sync = testbed.scenario.svid_ttl, testbed.settings.timing.sync_s
+    due = Period.of(ttl, sync).longest(ttl)
+    return lambda seconds: START_S + max(due - seconds, 0.0) + LAG

@@ -5,8 +5,8 @@ from http import HTTPStatus
 
 import pytest
 
-from svidproof import Saw, health, requirement
-from svidproof.checks import SPENT, AgentRestart, AgentStart, Answers
+from svidproof import Measure, Saw, health, requirement
+from svidproof.checks import SPENT, AgentRestart, AgentStart, Answers, Unstored
 
 each_end = pytest.mark.parametrize("how", ["stopped", "killed"])
 each_endpoint = pytest.mark.parametrize("endpoint", [health.READY, health.COMMAND])
@@ -43,7 +43,7 @@ def test_no_request_fails(agent_kept: Mapping[str, AgentRestart], how: str) -> N
 
 @requirement("RESILIENCE-26")
 @each_endpoint
-def test_agent_notices_that_its_data_is_lost(data_lost: Answers, endpoint: str, saw: Saw) -> None:
+def test_agent_notices_that_its_data_is_lost(data_lost: Unstored, endpoint: str, saw: Saw) -> None:
     """An agent that cannot store its next SVID is not ready before the present one expires."""
     said = data_lost.during[endpoint]
     saw(f"{endpoint}: {', '.join(said)}; recovered without a restart: {data_lost.recovered}")
@@ -53,8 +53,19 @@ def test_agent_notices_that_its_data_is_lost(data_lost: Answers, endpoint: str, 
 
 
 @requirement("RESILIENCE-26")
+def test_agent_renews_its_svid_when_its_data_is_back(data_lost: Unstored, measure: Measure) -> None:
+    """Once the directory is back, the agent renews its own SVID as soon as its rule says."""
+    took = data_lost.renewed_s()
+
+    measure("from the return of an agent's data to its next SVID", took, "s")
+    assert took <= data_lost.bound, (
+        f"the agent renewed its own SVID after {took:.1f} s, not {data_lost.bound:.1f} s"
+    )
+
+
+@requirement("RESILIENCE-26")
 @each_endpoint
-def test_agent_is_ready_when_its_data_is_back(data_lost: Answers, endpoint: str) -> None:
+def test_agent_is_ready_when_its_data_is_back(data_lost: Unstored, endpoint: str) -> None:
     """Once the directory is back, the agent is healthy without a restart."""
     assert data_lost.recovered, "the agent was not ready when its data was back"
     assert data_lost.after[endpoint] == health.HEALTHY, f"{endpoint}: {data_lost.after[endpoint]}"

@@ -1,15 +1,28 @@
-"""What a component needs for one call it gives back: it does not grow with the number of calls."""
+"""A component gives back what it needs for one call, or for one neighbour that restarts."""
 
 from collections.abc import Mapping
 
 import pytest
 
 from svidproof import Measure, requirement
-from svidproof.checks import CALLS, MOST, TIMES, Growth
+from svidproof.checks import CALLS, MOST, RESTARTS, TIMES, Growth
 
 pytestmark = requirement("RESILIENCE-27")
 each_component = pytest.mark.parametrize(
     "component", ["spire-server", "spire-agent", "server.envoy", "client.envoy"]
+)
+
+# What is restarted, and what goes on to run.
+each_restart = pytest.mark.parametrize(
+    "restart",
+    [
+        "client.envoy spire-server",
+        "client.envoy spire-agent",
+        "client.envoy server.envoy",
+        "spire-agent spire-server",
+        "spire-agent server.envoy",
+        "spire-agent client.envoy",
+    ],
 )
 
 
@@ -36,5 +49,34 @@ def test_memory_stays(growth: Mapping[str, Growth], component: str, measure: Mea
     measure(f"memory of {component} after {CALLS} calls", own.after.memory / 2**20, "MiB")
     assert own.after.memory < TIMES * own.before.memory, (
         f"{component} occupies {own.after.memory >> 20} MiB after {CALLS} calls, "
+        f"not {own.before.memory >> 20} MiB"
+    )
+
+
+@each_restart
+@pytest.mark.parametrize("what", ["descriptors", "threads"])
+def test_number_stays_over_restarts(
+    growth_over_restarts: Mapping[str, Growth], restart: str, what: str, measure: Measure
+) -> None:
+    """After many restarts of a neighbour, a component has not kept one thing of every restart."""
+    own = growth_over_restarts[restart]
+    before, after = getattr(own.before, what), getattr(own.after, what)
+
+    measure(f"more {what} after {RESTARTS} restarts: {restart}", after - before, "")
+    assert after - before < RESTARTS, (
+        f"{after - before} more {what} after {RESTARTS} restarts ({restart}): {after}, not {before}"
+    )
+
+
+@each_restart
+def test_memory_stays_over_restarts(
+    growth_over_restarts: Mapping[str, Growth], restart: str, measure: Measure
+) -> None:
+    """After many restarts of a neighbour, a component occupies less than twice the memory."""
+    own = growth_over_restarts[restart]
+
+    measure(f"memory after {RESTARTS} restarts: {restart}", own.after.memory / 2**20, "MiB")
+    assert own.after.memory < TIMES * own.before.memory, (
+        f"{own.after.memory >> 20} MiB after {RESTARTS} restarts ({restart}), "
         f"not {own.before.memory >> 20} MiB"
     )
