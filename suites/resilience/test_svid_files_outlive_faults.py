@@ -64,7 +64,7 @@ def test_files_are_renewed_after_a_long_time(
 def test_new_svid_is_presented_after_a_short_time(
     files_without_agent: FileOutage, name: str
 ) -> None:
-    """Each program presents the new SVID after it is in its files."""
+    """Each program presents the new SVID soon after it is in its files, and no older one."""
     files_without_agent.assert_presents_new(name)
 
 
@@ -98,7 +98,7 @@ def test_resumed_helper_renews_its_files(helper_paused: FileOutage, measure: Mea
 
 @requirement("RESILIENCE-33")
 def test_resumed_program_presents_the_new_svid(helper_paused: FileOutage) -> None:
-    """Its program presents the new SVID."""
+    """Its program presents the new SVID, and soon not the one that has expired."""
     helper_paused.assert_presents_new("client")
 
 
