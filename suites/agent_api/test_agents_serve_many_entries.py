@@ -27,7 +27,7 @@ Marked = Callable[..., tuple[str, ...]]
 NUMBER, SAMPLE = 1_100, 100
 # The agent looks for SVIDs to remove when it synchronises, and answers GetInfo from a cache of 5 s.
 CACHE_SHRINKS = Budget("the agent removes SVIDs that nobody asks for", 30, 0.5)
-# Several of these caches: what fills it shows in 5 s, on a busy machine later.
+# Several times the age of an answer of GetInfo: a busy agent takes longer to fill its cache.
 CACHE_STAYS = Budget("the agent's cache of SVIDs keeps its limit", 20, 0.5)
 
 

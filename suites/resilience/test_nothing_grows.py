@@ -1,4 +1,4 @@
-"""A component gives back what it needs for one call, or for one neighbour that restarts."""
+"""A component releases what a call, or the restart of another component, costs it."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ each_component = pytest.mark.parametrize(
     "component", ["spire-server", "spire-agent", "server.envoy", "client.envoy"]
 )
 
-# What is restarted, and what goes on to run.
+# The component that is restarted, and the one that keeps running.
 each_restart = pytest.mark.parametrize(
     "restart",
     [
@@ -58,7 +58,7 @@ def test_memory_stays(growth: Mapping[str, Growth], component: str, measure: Mea
 def test_number_stays_over_restarts(
     growth_over_restarts: Mapping[str, Growth], restart: str, what: str, measure: Measure
 ) -> None:
-    """After many restarts of a neighbour, a component has not kept one thing of every restart."""
+    """After many restarts of another component, one holds less than one thing more per restart."""
     own = growth_over_restarts[restart]
     before, after = getattr(own.before, what), getattr(own.after, what)
 
@@ -72,7 +72,7 @@ def test_number_stays_over_restarts(
 def test_memory_stays_over_restarts(
     growth_over_restarts: Mapping[str, Growth], restart: str, measure: Measure
 ) -> None:
-    """After many restarts of a neighbour, a component occupies less than twice the memory."""
+    """After many restarts of another component, a component occupies less than twice the memory."""
     own = growth_over_restarts[restart]
 
     measure(f"memory after {RESTARTS} restarts: {restart}", own.after.memory / 2**20, "MiB")

@@ -1,4 +1,4 @@
-"""spiffe-helper keeps good SVIDs in its files while something is away, and renews them afterwards.
+"""spiffe-helper keeps good SVIDs in its files during a fault, and renews them afterwards.
 
 Two of its workloads have SVIDs that expire while the agent is away for long, and two have SVIDs
 that do not.
@@ -37,7 +37,7 @@ def test_no_request_fails_for_a_short_time(files_without_agent: FileOutage, saw:
 
 @requirement("RESILIENCE-31")
 def test_no_request_fails_for_a_long_time(files_long_without_agent: FileOutage, saw: Saw) -> None:
-    """With the agent killed, neither."""
+    """With the agent killed, no request fails between them either."""
     saw(f"{files_long_without_agent.assert_none_failed(STEADY)} requests succeeded")
 
 
@@ -55,7 +55,7 @@ def test_files_are_renewed_after_a_short_time(
 def test_files_are_renewed_after_a_long_time(
     files_long_without_agent: FileOutage, name: str, measure: Measure
 ) -> None:
-    """When a killed agent is back, too, although two of the SVIDs have expired."""
+    """When a killed agent is back, each has one too, although two of the SVIDs have expired."""
     _assert_renewed(files_long_without_agent, name, measure)
 
 
@@ -73,7 +73,7 @@ def test_new_svid_is_presented_after_a_short_time(
 def test_new_svid_is_presented_after_a_long_time(
     files_long_without_agent: FileOutage, name: str
 ) -> None:
-    """It does so after the long absence, too."""
+    """Each program presents the new SVID after the long absence, too."""
     files_long_without_agent.assert_presents_new(name)
 
 
@@ -92,7 +92,7 @@ def test_restarted_helper_renews_its_files(helper_killed: FileOutage, measure: M
 
 @requirement("RESILIENCE-33")
 def test_resumed_helper_renews_its_files(helper_paused: FileOutage, measure: Measure) -> None:
-    """A spiffe-helper that has slept for longer than its SVID renews its files when it wakes."""
+    """A spiffe-helper that was paused for longer than its SVID lives renews its files."""
     _assert_renewed(helper_paused, "client", measure)
 
 
