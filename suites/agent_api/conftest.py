@@ -1,16 +1,19 @@
 """The suite as a delegate, and entries of workloads whose SVIDs it asks for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import grpc
 import pytest
 
 from svidproof import NotYet, Testbed, budgets, eventually
 from svidproof.checks import NO_IDENTITY_LOGGED
-from svidproof.probes import delegated
+from svidproof.probes import X509Answer, delegated
 
 Marked = Callable[..., tuple[str, ...]]
 AwaitStatus = Callable[[grpc.StatusCode], None]
+AwaitSvids = Callable[[str, delegated.On, Collection[str]], X509Answer]
+# An answer with more SVIDs is not shown whole.
+SHOWN = 10
 
 
 @pytest.fixture
@@ -49,3 +52,26 @@ def admin(agent_api: Testbed, await_status: AwaitStatus) -> Iterator[str]:
     with agent_api.registered("delegate", agent_api.prober.selectors):
         await_status(grpc.StatusCode.OK)
         yield agent_api.prober.admin_api()
+
+
+@pytest.fixture(scope="session")
+def await_svids() -> AwaitSvids:
+    """Waits until a delegate gets one SVID of each SPIFFE ID, and no other."""
+
+    def wait(target: str, on: delegated.On, ids: Collection[str]) -> X509Answer:
+        wanted = sorted(ids)
+
+        def has() -> X509Answer:
+            answer = delegated.delegated_svids(target, on)
+            if answer.code is grpc.StatusCode.OK and sorted(answer.ids) == wanted:
+                return answer
+            missing, more = {*wanted} - {*answer.ids}, {*answer.ids} - {*wanted}
+            shown = answer if len(answer.ids) <= SHOWN else f"{len(answer.ids)} SVIDs"
+            raise NotYet(
+                f"{shown}, not SVIDs of {wanted[:SHOWN]}: "
+                f"{len(missing)} of {len(wanted)} SVIDs are missing, {len(more)} too many"
+            )
+
+        return eventually(has, budgets.REGISTRATION)
+
+    return wait

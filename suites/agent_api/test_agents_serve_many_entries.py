@@ -1,9 +1,8 @@
 """An agent serves every entry that it is responsible for, and no other, however many there are."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
-import grpc
 import pytest
 
 from svidproof import (
@@ -23,6 +22,7 @@ from svidproof.probes import X509Answer, agent_debug, delegated, last_of
 
 pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
 Marked = Callable[..., tuple[str, ...]]
+AwaitSvids = Callable[..., X509Answer]
 # A server sends 500 revisions at once (SPIRE pkg/server/api/entry/v1/service.go).
 NUMBER, SAMPLE = 1_100, 100
 # The agent looks for SVIDs to remove when it synchronises, and answers GetInfo from a cache of 5 s.
@@ -46,27 +46,14 @@ def admin(many_entries: Testbed, marked: Marked) -> Iterator[str]:
         yield many_entries.prober.admin_api()
 
 
-def _await(target: str, on: delegated.On, ids: Sequence[str]) -> X509Answer:
-    """Wait until a delegate gets the SVIDs of exactly these SPIFFE IDs."""
-
-    def has() -> X509Answer:
-        answer = delegated.delegated_svids(target, on)
-        if answer.code is not grpc.StatusCode.OK:
-            raise NotYet(str(answer))
-        missing, more = {*ids} - {*answer.ids}, {*answer.ids} - {*ids}
-        if missing or more:
-            raise NotYet(f"{len(missing)} of {len(ids)} SVIDs are missing, {len(more)} too many")
-        return answer
-
-    return eventually(has, budgets.REGISTRATION)
-
-
 @requirement("AGENT-9")
-def test_every_entry_is_served(many_entries: Testbed, admin: str, marked: Marked, saw: Saw) -> None:
+def test_every_entry_is_served(
+    many_entries: Testbed, admin: str, marked: Marked, await_svids: AwaitSvids, saw: Saw
+) -> None:
     """A hundred of more than a thousand entries, evenly spread, each get their SVID."""
     names = [_name(number) for number in range(0, NUMBER, NUMBER // SAMPLE)]
 
-    answer = _await(
+    answer = await_svids(
         admin,
         delegated.On(marked(*names)),
         [many_entries.scenario.spiffe_id(name) for name in names],
@@ -77,7 +64,7 @@ def test_every_entry_is_served(many_entries: Testbed, admin: str, marked: Marked
 
 @requirement("AGENT-9")
 def test_changes_among_many_entries_are_served(
-    many_entries: Testbed, admin: str, marked: Marked
+    many_entries: Testbed, admin: str, marked: Marked, await_svids: AwaitSvids
 ) -> None:
     """A new entry, a changed one and a deleted one among them take effect."""
     spiffe_id, answers = many_entries.scenario.spiffe_id("late"), list[X509Answer]()
@@ -90,7 +77,7 @@ def test_changes_among_many_entries_are_served(
 
         eventually(has, budgets.REGISTRATION)
 
-    _await(admin, on, [])
+    await_svids(admin, on, [])
     with contextlib.closing(delegated.DelegatedStream(admin, on, answers.append)):
         with many_entries.registered("late", marked("late")) as entry:
             await_ids([spiffe_id])
@@ -104,19 +91,23 @@ def test_changes_among_many_entries_are_served(
 
 
 @requirement("AGENT-10")
-def test_cache_shrinks_to_its_limit(many_entries: Testbed, admin: str, marked: Marked) -> None:
+def test_cache_shrinks_to_its_limit(
+    many_entries: Testbed, admin: str, marked: Marked, await_svids: AwaitSvids
+) -> None:
     """A process gets more SVIDs than the cache holds; once it has gone, the agent drops them."""
     limit = many_entries.scenario.svid_cache
     names = [_name(number) for number in range(5 * limit)]
     ids = [many_entries.scenario.spiffe_id(name) for name in names]
 
-    _await(admin, delegated.On(marked(*names)), ids)
+    await_svids(admin, delegated.On(marked(*names)), ids)
 
     eventually(lambda: _assert_cached(admin, limit), CACHE_SHRINKS)
 
 
 @requirement("AGENT-11")
-def test_shared_selector_fills_no_cache(many_entries: Testbed, admin: str, marked: Marked) -> None:
+def test_shared_selector_fills_no_cache(
+    many_entries: Testbed, admin: str, marked: Marked, await_svids: AwaitSvids
+) -> None:
     """A process that has one of two selectors of many entries causes none of their SVIDs."""
     limit, answers = many_entries.scenario.svid_cache, list[X509Answer]()
     registration, parent = many_entries.registration, many_entries.agent_id("prober")
@@ -124,7 +115,7 @@ def test_shared_selector_fills_no_cache(many_entries: Testbed, admin: str, marke
     entries = [registration.entry(name, marked("shared", name), parent) for name in names]
     many_entries.spire.create_entries(entries)
     last = [many_entries.scenario.spiffe_id(names[-1])]
-    _await(admin, delegated.On(marked("shared", names[-1])), last)
+    await_svids(admin, delegated.On(marked("shared", names[-1])), last)
     eventually(lambda: _assert_cached(admin, limit), CACHE_SHRINKS)
 
     on = delegated.On(marked("shared"))

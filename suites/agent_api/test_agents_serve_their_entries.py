@@ -3,26 +3,27 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
-import grpc
 import pytest
 
-from svidproof import Capability, NotYet, Testbed, budgets, eventually, needs, only, requirement
-from svidproof.probes import delegated
+from svidproof import Capability, Testbed, needs, only, requirement
+from svidproof.probes import X509Answer, delegated
 
 pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
 Marked = Callable[..., tuple[str, ...]]
+AwaitServed = Callable[[str, list[str]], None]
 MARK = "below"
 # Node aliases: the agent's selectors, those that it has not among them.
 ALIASES = {"alias": (), "alias-of-others": ("x509pop:subject:cn:another",)}
 # The entries with their parents; `agent` is the agent, `stranger` an agent that does not exist.
+# Those of others come first: whoever has the last entry has heard of all.
 PARENTS = {
+    "of-others": "alias-of-others",
+    "of-stranger": "stranger",
+    "below-stranger": "of-stranger",
     "own": "agent",
     "below-alias": "alias",
     "below-workload": "own",
     "below-both": "below-workload",
-    "of-others": "alias-of-others",
-    "of-stranger": "stranger",
-    "below-stranger": "of-stranger",
 }
 SERVED = ["below-alias", "below-both", "below-workload", "own"]
 
@@ -41,7 +42,7 @@ def entries(agent_api: Testbed, agent_selectors: tuple[str, ...], marked: Marked
     stranger = f"spiffe://{agent_api.scenario.trust_domain}/spire/agent/stranger"
     ids = {"agent": agent, "stranger": stranger}
     made = [
-        registration.entry(name, (*agent_selectors, *others), agent_api.server_id)
+        registration.entry(name, (*agent_selectors, *others), registration.server_id)
         for name, others in ALIASES.items()
     ]
     for name, parent in PARENTS.items():
@@ -53,51 +54,55 @@ def entries(agent_api: Testbed, agent_selectors: tuple[str, ...], marked: Marked
         yield
 
 
-def _await(agent_api: Testbed, target: str, mark: str, names: list[str]) -> None:
-    """Wait until a delegate gets the SVIDs of exactly these entries for a selector."""
-    wanted = [agent_api.scenario.spiffe_id(name) for name in names]
+@pytest.fixture
+def await_served(
+    agent_api: Testbed, admin: str, marked: Marked, await_svids: Callable[..., X509Answer]
+) -> AwaitServed:
+    """Waits until a delegate gets the SVIDs of exactly these entries for a selector."""
 
-    def has() -> None:
-        answer = delegated.delegated_svids(target, delegated.On((f"svidproof:mark:{mark}",)))
-        if answer.code is not grpc.StatusCode.OK or sorted(answer.ids) != wanted:
-            raise NotYet(f"{answer}, not SVIDs of {wanted}")
+    def wait(mark: str, names: list[str]) -> None:
+        ids = [agent_api.scenario.spiffe_id(name) for name in names]
+        await_svids(admin, delegated.On(marked(mark)), ids)
 
-    eventually(has, budgets.REGISTRATION)
+    return wait
 
 
 @requirement("AGENT-12")
 @pytest.mark.usefixtures("entries")
-def test_entries_below_are_served(agent_api: Testbed, admin: str) -> None:
+def test_entries_below_are_served(await_served: AwaitServed) -> None:
     """An agent serves the entries below it, its aliases and its entries, and those of no other."""
-    _await(agent_api, admin, MARK, SERVED)
+    await_served(MARK, SERVED)
 
 
 @requirement("AGENT-12")
-def test_moved_entry_is_lost(agent_api: Testbed, admin: str, marked: Marked) -> None:
+def test_moved_entry_is_lost(agent_api: Testbed, marked: Marked, await_served: AwaitServed) -> None:
     """An entry that gets another agent as its parent is lost, and served once it is back."""
     agent = agent_api.agent_id("prober")
     with agent_api.registered("moved", marked("moved"), agent=agent_api.prober.agent) as entry:
-        _await(agent_api, admin, "moved", ["moved"])
+        await_served("moved", ["moved"])
         agent_api.registration.change(entry, parent_id=f"{agent}-2")
-        _await(agent_api, admin, "moved", [])
+        await_served("moved", [])
         agent_api.registration.change(entry, parent_id=agent)
-        _await(agent_api, admin, "moved", ["moved"])
+        await_served("moved", ["moved"])
 
 
 @requirement("AGENT-12")
 def test_entries_of_deleted_alias_are_lost(
-    agent_api: Testbed, agent_selectors: tuple[str, ...], admin: str, marked: Marked
+    agent_api: Testbed,
+    agent_selectors: tuple[str, ...],
+    marked: Marked,
+    await_served: AwaitServed,
 ) -> None:
     """Once an alias of the agent is deleted, or needs another selector, its entries are lost."""
-    registration, server = agent_api.registration, agent_api.server_id
-    alias = registration.entry("passing", agent_selectors, server)
+    registration = agent_api.registration
+    alias = registration.entry("passing", agent_selectors, registration.server_id)
     below = registration.entry("passing-by", marked("passing"), alias["spiffe_id"])
     with registration.registered(below):
         with registration.registered(alias) as entry:
-            _await(agent_api, admin, "passing", ["passing-by"])
+            await_served("passing", ["passing-by"])
             other = {"type": "x509pop", "value": "subject:cn:another"}
             registration.change(entry, selectors=[*alias["selectors"], other])
-            _await(agent_api, admin, "passing", [])
+            await_served("passing", [])
             registration.change(entry, selectors=alias["selectors"])
-            _await(agent_api, admin, "passing", ["passing-by"])
-        _await(agent_api, admin, "passing", [])
+            await_served("passing", ["passing-by"])
+        await_served("passing", [])

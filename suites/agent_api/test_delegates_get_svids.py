@@ -11,7 +11,7 @@ import grpc
 import pytest
 from cryptography.x509 import DNSName, SubjectAlternativeName
 
-from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.probes import (
     TokenIssuer,
     X509Answer,
@@ -24,6 +24,7 @@ from svidproof.probes import (
 
 pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
 Marked = Callable[..., tuple[str, ...]]
+AwaitSvids = Callable[..., X509Answer]
 # The entries below one agent: the names of their selectors, and further fields.
 ENTRIES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "one": (("a",), {}),
@@ -41,28 +42,17 @@ WRONG = {
 
 
 @pytest.fixture(scope="module")
-def target(agent_api: Testbed, admin: str, marked: Marked) -> Iterator[str]:
+def target(
+    agent_api: Testbed, admin: str, marked: Marked, await_svids: AwaitSvids
+) -> Iterator[str]:
     """The admin socket, while the entries exist; all of them have reached the agent."""
     with contextlib.ExitStack() as registered:
         for name, (marks, fields) in ENTRIES.items():
             registered.enter_context(agent_api.registered(name, marked(*marks), **fields))
-        last = [*ENTRIES][-1]
-        registered.enter_context(agent_api.registered("after", marked(last)))
-        after = {agent_api.scenario.spiffe_id("after")}
-        _await(admin, delegated.On(marked(last)), after)
+        # Whoever has the last entry has heard of all.
+        registered.enter_context(agent_api.registered("after", marked("after")))
+        await_svids(admin, delegated.On(marked("after")), [agent_api.scenario.spiffe_id("after")])
         yield admin
-
-
-def _await(target: str, on: delegated.On, ids: set[str]) -> X509Answer:
-    """Wait until a delegate gets the SVIDs of exactly these SPIFFE IDs."""
-
-    def has() -> X509Answer:
-        answer = delegated.delegated_svids(target, on)
-        if set(answer.ids) != ids:
-            raise NotYet(f"{answer}, not SVIDs of {sorted(ids)}")
-        return answer
-
-    return eventually(has, budgets.REGISTRATION)
 
 
 @requirement("AGENT-2")
@@ -79,12 +69,18 @@ def test_delegate_is_served(target: str, method: str, marked: Marked) -> None:
 @requirement("AGENT-4")
 @pytest.mark.parametrize("marks", GETS)
 def test_delegate_gets_matching_svids(
-    agent_api: Testbed, target: str, marked: Marked, marks: str, saw: Saw
+    agent_api: Testbed,
+    target: str,
+    marked: Marked,
+    *,
+    await_svids: AwaitSvids,
+    marks: str,
+    saw: Saw,
 ) -> None:
     """A delegate gets one valid SVID for each entry whose selectors it names, and no other."""
     wanted = sorted(agent_api.scenario.spiffe_id(name) for name in GETS[marks])
 
-    answer = _await(target, delegated.On(marked(*marks.split())), set(wanted))
+    answer = await_svids(target, delegated.On(marked(*marks.split())), wanted)
 
     roots = delegated.delegated_bundles(target)[f"spiffe://{agent_api.scenario.trust_domain}"]
     assert sorted(answer.ids) == wanted, f"expected one SVID each of {wanted}, got {answer}"
@@ -97,7 +93,9 @@ def test_delegate_gets_matching_svids(
 
 
 @requirement("AGENT-4")
-def test_delegate_gets_svids_by_process(agent_api: Testbed, target: str) -> None:
+def test_delegate_gets_svids_by_process(
+    agent_api: Testbed, target: str, await_svids: AwaitSvids
+) -> None:
     """For the ID of a process, a delegate gets the SVIDs of that process, and of no other."""
     with contextlib.ExitStack() as ended:
         process = ended.enter_context(subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE))
@@ -105,7 +103,7 @@ def test_delegate_gets_svids_by_process(agent_api: Testbed, target: str) -> None
         path = f"unix:path:{Path(f'/proc/{process.pid}/exe').readlink()}"
         before = delegated.delegated_svids(target, on)
         ended.enter_context(agent_api.registered("by-process", (path,)))
-        answer = _await(target, on, {agent_api.scenario.spiffe_id("by-process")})
+        answer = await_svids(target, on, [agent_api.scenario.spiffe_id("by-process")])
 
     assert before.code is grpc.StatusCode.OK, str(before)
     assert not before.svids, f"a process without an identity has {before}"
@@ -192,7 +190,9 @@ def test_no_token_without_a_match(target: str, marked: Marked) -> None:
 
 
 @requirement("AGENT-8")
-def test_delegate_gets_bundles(agent_api: Testbed, target: str, marked: Marked) -> None:
+def test_delegate_gets_bundles(
+    agent_api: Testbed, target: str, marked: Marked, await_svids: AwaitSvids
+) -> None:
     """A delegate gets the X.509 and JWT bundles of its trust domain and of each federated one."""
     partner = TokenIssuer("partner.example")
     agent_api.spire.set_federated_document(partner.trust_domain, partner.bundle())
@@ -200,8 +200,8 @@ def test_delegate_gets_bundles(agent_api: Testbed, target: str, marked: Marked) 
     with agent_api.registered(
         "federated", marked("federated"), federates_with=[partner.trust_domain]
     ):
-        answer = _await(
-            target, delegated.On(marked("federated")), {agent_api.scenario.spiffe_id("federated")}
+        answer = await_svids(
+            target, delegated.On(marked("federated")), [agent_api.scenario.spiffe_id("federated")]
         )
         authorities = delegated.delegated_bundles(target)
         keys = delegated.delegated_jwt_keys(target)
