@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 import pytest
 
-from svidproof import Measure, Saw, requirement
+from svidproof import Measure, Saw, Unseen, requirement
 from svidproof.checks import UpstreamChange, assert_signed_below
 
 each_sidecar = pytest.mark.parametrize("name", ["server", "client"])
@@ -106,5 +106,7 @@ def test_token_is_valid(upstream_change: UpstreamChange, number: int, which: str
     """A token of before the replacements, and one issued after each, are valid after each."""
     step, own = upstream_change.steps[number], upstream_change.testbed.scenario.spiffe_id("bearer")
     answer = step.kept if which == "kept" else step.fresh
+    if answer is None:
+        raise Unseen("the process was given no token before the replacement")
 
     assert answer.spiffe_id == own, f"a token was not validated after root {number + 2}: {answer}"
