@@ -34,9 +34,10 @@ check: $(VENV)/.tox
 
 test: $(VENV)/.tox
 	$(SAY) 'lint, workflows, types, unit tests, sabotages, profiles (tox makes an environment for each)'
-	@rm -f .tox/skipped; code=0; \
+	@rm -f .tox/skipped .pytest_cache/v/cache/lastfailed reports/selftest/selftest.json; code=0; \
 	$(VENV)/bin/tox run -e lint,workflows,types,unit,selftest,local || code=$$?; \
-	[ ! -s .tox/skipped ] || cat .tox/skipped; exit $$code
+	[ ! -s .tox/skipped ] || cat .tox/skipped; \
+	[ $$code = 0 ] || $(VENV)/bin/python .ci/failed.py; exit $$code
 
 bench wheel: $(VENV)/.tox
 	@$(VENV)/bin/tox run -e $@

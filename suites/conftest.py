@@ -105,6 +105,12 @@ def agent_api(testbeds: Testbeds) -> Testbed:
 
 
 @pytest.fixture(scope="session")
+def events_based_cache(testbeds: Testbeds) -> Testbed:
+    """A SPIRE server that updates its cache of entries by events, with its agent."""
+    return testbeds.get("events-based-cache")
+
+
+@pytest.fixture(scope="session")
 def many_entries(testbeds: Testbeds) -> Testbed:
     """An agent with more than a thousand entries and a small cache of SVIDs."""
     return testbeds.get("many-entries")
