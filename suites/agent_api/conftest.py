@@ -12,8 +12,8 @@ from svidproof.probes import X509Answer, delegated
 Marked = Callable[..., tuple[str, ...]]
 AwaitStatus = Callable[[grpc.StatusCode], None]
 AwaitSvids = Callable[[str, delegated.On, Collection[str]], X509Answer]
-# An answer with more SVIDs is not shown whole.
-SHOWN = 10
+# Of more SPIFFE IDs than these, a message names the first.
+SHOWN = 3
 
 
 @pytest.fixture
@@ -59,19 +59,26 @@ def await_svids() -> AwaitSvids:
     """Waits until a delegate gets one SVID of each SPIFFE ID, and no other."""
 
     def wait(target: str, on: delegated.On, ids: Collection[str]) -> X509Answer:
-        wanted = sorted(ids)
+        wanted = {*ids}
 
         def has() -> X509Answer:
             answer = delegated.delegated_svids(target, on)
-            if answer.code is grpc.StatusCode.OK and sorted(answer.ids) == wanted:
+            if answer.code is not grpc.StatusCode.OK:
+                raise NotYet(str(answer))
+            if sorted(answer.ids) == sorted(ids):
                 return answer
-            missing, more = {*wanted} - {*answer.ids}, {*answer.ids} - {*wanted}
-            shown = answer if len(answer.ids) <= SHOWN else f"{len(answer.ids)} SVIDs"
+            missing, more = wanted - {*answer.ids}, {*answer.ids} - wanted
             raise NotYet(
-                f"{shown}, not SVIDs of {wanted[:SHOWN]}: "
-                f"{len(missing)} of {len(wanted)} SVIDs are missing, {len(more)} too many"
+                f"{len(missing)} of {len(wanted)} SVIDs are missing{_some(missing)}, "
+                f"{len(more)} too many{_some(more)}"
             )
 
         return eventually(has, budgets.REGISTRATION)
 
     return wait
+
+
+def _some(ids: Collection[str]) -> str:
+    """The first of some SPIFFE IDs, in brackets."""
+    more = ", ..." if len(ids) > SHOWN else ""
+    return f" ({', '.join(sorted(ids)[:SHOWN])}{more})" if ids else ""
