@@ -25,6 +25,7 @@ from svidproof.probes import server_api as api
 
 pytestmark = needs(Capability.OWN_SPIRE)
 Attest = Callable[..., api.PlayedAgent]
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
 
 
 @requirement("SERVER-7")
@@ -104,7 +105,7 @@ def test_join_token_attests_once(server_api: Testbed) -> None:
 @requirement("SERVER-10")
 def test_unknown_join_token_is_refused(server_api: Testbed) -> None:
     """A join token that the server has not made attests nobody."""
-    for token in ("00000000-0000-4000-8000-000000000000", ""):
+    for token in (UNKNOWN, ""):
         _require_no_svid(_by_token(server_api, token), f"the unknown join token {token!r}")
 
 
@@ -120,7 +121,7 @@ def test_expired_join_token_is_refused(server_api: Testbed) -> None:
     _require_no_svid(_by_token(server_api, made.message.value), "an expired join token")
 
 
-@requirement("SERVER-10")
+@requirement("SERVER-11")
 @needs(Capability.X509POP)
 def test_certificate_of_a_node_attests(server_api: Testbed, saw: Saw) -> None:
     """A node that presents its x509pop certificate and proves that it has the key is attested."""
@@ -131,7 +132,7 @@ def test_certificate_of_a_node_attests(server_api: Testbed, saw: Saw) -> None:
     saw(f"{len(answer.message.result.svid.cert_chain)} certificates")
 
 
-@requirement("SERVER-10")
+@requirement("SERVER-11")
 @needs(Capability.X509POP)
 @pytest.mark.parametrize("what", ["wrong-key", "no-response", "other-ca", "expired", "not-yet"])
 def test_certificate_without_proof_is_refused(server_api: Testbed, what: str) -> None:
