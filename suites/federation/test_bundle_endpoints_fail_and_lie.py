@@ -156,3 +156,9 @@ def test_each_of_many_bundles_is_right(lies: Lies, measure: Measure, saw: Saw) -
 
     measure(f"from an entry to the bundles of {len(lies.roots)} partners", lies.many_s, "s")
     saw(f"{len(wanted)} bundles")
+
+
+@requirement("FEDERATION-17")
+def test_change_of_each_bundle_is_pushed(lies: Lies) -> None:
+    """The next root of one of many partners is sent on an open stream, whichever partner it is."""
+    assert not lies.unpushed, f"a changed bundle did not come: {lies.unpushed}"

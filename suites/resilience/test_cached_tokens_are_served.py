@@ -1,17 +1,16 @@
-"""A valid JWT-SVID in the agent's cache is served in time, also while the server hangs."""
+"""What an agent serves of the JWT-SVIDs in its cache while the server hangs or is away."""
 
 from grpc import StatusCode
 
-from svidproof import LAG, Measure, requirement
-from svidproof.checks import CachedToken
-
-pytestmark = requirement("RESILIENCE-20")
+from svidproof import LAG, Measure, Saw, requirement
+from svidproof.checks import Accepted, CachedToken
 
 
 class TooLate(AssertionError):  # noqa: N818  a verdict, not a programming error
     """A cached token that was still valid did not come before the caller's deadline."""
 
 
+@requirement("RESILIENCE-20")
 def test_due_token_is_served_while_the_server_hangs(
     cached_token: CachedToken, measure: Measure
 ) -> None:
@@ -28,6 +27,19 @@ def test_due_token_is_served_while_the_server_hangs(
     assert hanging.answer.code is StatusCode.OK, f"got {hanging.answer}"
 
 
+@requirement("RESILIENCE-20")
 def test_token_is_served_afterwards(cached_token: CachedToken) -> None:
     """When the server goes on, a token comes."""
     assert cached_token.after.answer.code is StatusCode.OK, f"got {cached_token.after.answer}"
+
+
+@requirement("RESILIENCE-38")
+def test_expired_token_is_not_served(cached_token: CachedToken, saw: Saw) -> None:
+    """A caller gets an error, and not the token that is cached and has expired."""
+    expired = cached_token.expired
+    assert expired.left < 0, "the token had not expired: this proves nothing"
+
+    if expired.answer.svids:
+        raise Accepted(f"the agent served a JWT-SVID that had expired {-expired.left:.1f} s before")
+    assert expired.answer.code is not StatusCode.OK, f"got {expired.answer}"
+    saw(expired.answer.code.name)
