@@ -1,4 +1,4 @@
-"""Partners that change, end, lie and do harm: each record is made once."""
+"""Partners that change, end, fail and do harm: each record is made once."""
 
 from collections.abc import Iterator
 
@@ -6,16 +6,16 @@ import pytest
 
 from svidproof import Capability, Progress, Testbed, budgets, eventually, experiment
 from svidproof.checks import (
-    LIES,
+    ENDPOINT_FAILURES,
     End,
+    EndpointFailures,
     Greeter,
     Harm,
-    Lies,
     PartnerChange,
     observe_bulk,
     observe_end,
-    observe_lie,
-    observe_lies,
+    observe_endpoint_failure,
+    observe_endpoint_failures,
     observe_partner_change,
     observe_silence,
     observe_silent_end,
@@ -44,9 +44,9 @@ def greeters(federation: Testbed) -> dict[str, Greeter]:
 
 
 @experiment("partners", testbed="lying", changes=True, seconds=20, needs=NEEDS)
-def lies(testbed: Testbed, progress: Progress) -> Lies:
-    """All partners but one have a bundle endpoint that lies."""
-    return observe_lies(testbed, progress)
+def failures(testbed: Testbed, progress: Progress) -> EndpointFailures:
+    """All partners but one have a bundle endpoint that fails."""
+    return observe_endpoint_failures(testbed, progress)
 
 
 @experiment("federation", testbed="changing", changes=True, seconds=20, needs=NEEDS)
@@ -62,10 +62,10 @@ def silence(testbed: Testbed, progress: Progress) -> Harm:
 
 
 @experiment("partners", testbed="harmed", changes=True, seconds=16, needs=NEEDS)
-def lies_alone(testbed: Testbed, progress: Progress) -> dict[str, Harm]:
-    """Bundle endpoints tell those lies that affect other partners, one after the other."""
-    alone = [lie for lie in LIES if lie.alone]
-    return {lie.name: observe_lie(testbed, lie, progress) for lie in alone}
+def failures_alone(testbed: Testbed, progress: Progress) -> dict[str, Harm]:
+    """Bundle endpoints fail in those ways that affect other partners, one after the other."""
+    alone = [failure for failure in ENDPOINT_FAILURES if failure.alone]
+    return {failure.name: observe_endpoint_failure(testbed, failure, progress) for failure in alone}
 
 
 @experiment("partners", testbed="swamped", changes=True, seconds=20, needs=NEEDS)

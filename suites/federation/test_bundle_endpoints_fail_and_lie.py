@@ -6,13 +6,13 @@ import pytest
 
 from svidproof import Measure, Saw, requirement
 from svidproof.checks import (
-    LIES,
+    ENDPOINT_FAILURES,
     Accepted,
+    EndpointFailure,
+    EndpointFailures,
+    FailureRecord,
     Harm,
-    Lie,
-    Lies,
     Outcome,
-    Told,
     assert_accepted,
     assert_not_answered,
 )
@@ -23,22 +23,28 @@ class Misread(AssertionError):  # noqa: N818  a verdict, not a programming error
 
 
 def rows(*outcomes: Outcome) -> pytest.MarkDecorator:
-    """One row for each lie that must have one of these outcomes."""
-    chosen = [pytest.param(lie, id=lie.name) for lie in LIES if lie.outcome in outcomes]
-    return pytest.mark.parametrize("lie", chosen)
+    """One row for each failure that must have one of these outcomes."""
+    chosen = [
+        pytest.param(failure, id=failure.name)
+        for failure in ENDPOINT_FAILURES
+        if failure.outcome in outcomes
+    ]
+    return pytest.mark.parametrize("failure", chosen)
 
 
 @pytest.fixture
-def told(lies: Lies, lies_alone: dict[str, Harm], lie: Lie) -> Told:
-    """What came of one lie."""
-    made = lies_alone[lie.name].told if lie.alone else lies.told[lie.name]
-    assert made is not None, f"{lie.name} was not told"
+def record(
+    failures: EndpointFailures, failures_alone: dict[str, Harm], failure: EndpointFailure
+) -> FailureRecord:
+    """What came of one failure."""
+    made = failures_alone[failure.name].record if failure.alone else failures.records[failure.name]
+    assert made is not None, f"{failure.name} did not happen"
     return made
 
 
-def described(told: Told) -> str:
+def described(record: FailureRecord) -> str:
     """What the server stores afterwards, in words."""
-    stored = told.after.stored
+    stored = record.after.stored
     if stored is None:
         return "no bundle"
     return f"{len(stored.roots)} X.509 authorities and {len(stored.jwt_key_ids)} JWT keys"
@@ -46,78 +52,90 @@ def described(told: Told) -> str:
 
 @requirement("FEDERATION-11")
 @rows(Outcome.KEPT)
-def test_last_good_bundle_stays(told: Told, lie: Lie, saw: Saw) -> None:
+def test_last_good_bundle_stays(record: FailureRecord, failure: EndpointFailure, saw: Saw) -> None:
     """The refresh fails, and server, Workload API and sidecar keep the last good bundle."""
-    before, after = told.before, told.after
+    before, after = record.before, record.after
 
     assert_accepted(before.answered)
-    assert before.stored is not None, f"before {lie.what}: the server stores no bundle"
+    assert before.stored is not None, f"before {failure.what}: the server stores no bundle"
     if after.stored != before.stored:
-        raise Misread(f"{lie.what}: the server stores {described(told)}")
-    assert told.said, f"{lie.what}: the refresh succeeded"
-    assert after.delivered == (told.root,), f"{lie.what}: the workload got {after.delivered}"
-    assert after.jwt_keys == before.stored.jwt_key_ids, f"{lie.what}: the workload got other keys"
+        raise Misread(f"{failure.what}: the server stores {described(record)}")
+    assert record.said, f"{failure.what}: the refresh succeeded"
+    assert after.delivered == (record.root,), f"{failure.what}: the workload got {after.delivered}"
+    assert after.jwt_keys == before.stored.jwt_key_ids, (
+        f"{failure.what}: the workload got other keys"
+    )
     assert_accepted(after.answered)
-    saw(told.said)
+    saw(record.said)
 
 
 @requirement("FEDERATION-12")
 @rows(Outcome.KEPT)
-def test_refresh_says_why_it_failed(told: Told, lie: Lie, saw: Saw) -> None:
+def test_refresh_says_why_it_failed(
+    record: FailureRecord, failure: EndpointFailure, saw: Saw
+) -> None:
     """`federation refresh` fails, and names the reason."""
-    if not told.said:
-        raise Misread(f"{lie.what}: the refresh succeeded, and the server stores {described(told)}")
-    assert re.search(lie.said, told.said), f"{lie.what}: the reason is {told.said!r}"
-    saw(told.said)
+    if not record.said:
+        raise Misread(
+            f"{failure.what}: the refresh succeeded, and the server stores {described(record)}"
+        )
+    assert re.search(failure.said, record.said), f"{failure.what}: the reason is {record.said!r}"
+    saw(record.said)
 
 
 @requirement("FEDERATION-13")
 @rows(Outcome.READ)
-def test_unknown_parts_are_ignored(told: Told, lie: Lie, saw: Saw) -> None:
+def test_unknown_parts_are_ignored(
+    record: FailureRecord, failure: EndpointFailure, saw: Saw
+) -> None:
     """Parts of a bundle document that are not usable are ignored, and all others are stored."""
-    after = told.after
+    after = record.after
 
-    if told.said:
-        raise Misread(f"{lie.what}: the whole bundle is rejected: {told.said}")
-    assert after.stored is not None, f"{lie.what}: the server stores no bundle"
-    assert after.stored.roots == {told.root}, f"{lie.what}: the server stores {described(told)}"
+    if record.said:
+        raise Misread(f"{failure.what}: the whole bundle is rejected: {record.said}")
+    assert after.stored is not None, f"{failure.what}: the server stores no bundle"
+    assert after.stored.roots == {record.root}, (
+        f"{failure.what}: the server stores {described(record)}"
+    )
     kids = after.stored.jwt_key_ids
-    assert kids == told.key_ids, f"{lie.what}: the server stores the JWT keys {sorted(kids)}"
-    assert after.jwt_keys == told.key_ids, f"{lie.what}: the workload got other JWT keys"
+    assert kids == record.key_ids, f"{failure.what}: the server stores the JWT keys {sorted(kids)}"
+    assert after.jwt_keys == record.key_ids, f"{failure.what}: the workload got other JWT keys"
     assert_accepted(after.answered)
-    saw(described(told))
+    saw(described(record))
 
 
 @requirement("FEDERATION-14")
 @rows(Outcome.EMPTIED)
-def test_empty_bundle_is_no_trust(told: Told, lie: Lie, saw: Saw) -> None:
+def test_empty_bundle_is_no_trust(
+    record: FailureRecord, failure: EndpointFailure, saw: Saw
+) -> None:
     """Once a partner publishes no key, its workloads are rejected that were accepted before."""
-    after = told.after
+    after = record.after
 
-    assert_accepted(told.before.answered)
-    assert after.stored is not None, f"{lie.what}: the server stores no bundle"
-    assert not after.stored.roots, f"{lie.what}: the server stores {described(told)}"
-    assert not after.delivered, f"{lie.what}: the workload got {after.delivered}"
+    assert_accepted(record.before.answered)
+    assert after.stored is not None, f"{failure.what}: the server stores no bundle"
+    assert not after.stored.roots, f"{failure.what}: the server stores {described(record)}"
+    assert not after.delivered, f"{failure.what}: the workload got {after.delivered}"
     if after.answered.status is not None:
-        raise Accepted(f"{lie.what}: expected a refusal in the handshake, got {after.answered}")
+        raise Accepted(f"{failure.what}: expected a refusal in the handshake, got {after.answered}")
     assert_not_answered(after.answered)
     saw(f"{after.answered}")
 
 
 @requirement("FEDERATION-15")
 @rows(*Outcome)
-def test_good_bundle_is_taken_again(told: Told, lie: Lie) -> None:
+def test_good_bundle_is_taken_again(record: FailureRecord, failure: EndpointFailure) -> None:
     """The first refresh from an endpoint that serves a good bundle again stores that bundle."""
-    assert told.recovered is not None, f"after {lie.what}: the server stores no bundle"
-    assert told.recovered.roots == {told.root}, f"after {lie.what}: other X.509 authorities"
-    kids = told.recovered.jwt_key_ids
-    assert kids == told.wanted, f"after {lie.what}: the server stores the keys {sorted(kids)}"
+    assert record.recovered is not None, f"after {failure.what}: the server stores no bundle"
+    assert record.recovered.roots == {record.root}, f"after {failure.what}: other X.509 authorities"
+    kids = record.recovered.jwt_key_ids
+    assert kids == record.wanted, f"after {failure.what}: the server stores the keys {sorted(kids)}"
 
 
 @requirement("FEDERATION-16")
-def test_own_requests_do_not_notice(lies: Lies, saw: Saw) -> None:
+def test_own_requests_do_not_notice(failures: EndpointFailures, saw: Saw) -> None:
     """No request among own workloads fails meanwhile."""
-    sent = lies.requests()
+    sent = failures.requests()
 
     failed = [r for r in sent if r.status != 200]
     assert sent, "no request was sent"
@@ -126,39 +144,43 @@ def test_own_requests_do_not_notice(lies: Lies, saw: Saw) -> None:
 
 
 @requirement("FEDERATION-16")
-def test_own_workloads_are_served(lies: Lies, measure: Measure) -> None:
+def test_own_workloads_are_served(failures: EndpointFailures, measure: Measure) -> None:
     """A new entry gets its SVID meanwhile as soon as ever."""
-    assert lies.newcomer_s is not None, "a new entry got no SVID in time"
+    assert failures.newcomer_s is not None, "a new entry got no SVID in time"
 
-    measure("from an entry to its SVID beside bundle endpoints that lie", lies.newcomer_s, "s")
+    measure("from an entry to its SVID beside bundle endpoints that fail", failures.newcomer_s, "s")
 
 
 @requirement("FEDERATION-16")
-def test_other_partner_is_refreshed(lies: Lies, measure: Measure) -> None:
-    """The next bundle of a partner that does not lie reaches the workload meanwhile."""
-    assert not lies.steady_said, f"its refresh failed: {lies.steady_said}"
-    assert lies.steady_s is not None, "the workload did not get its next JWT key in time"
+def test_other_partner_is_refreshed(failures: EndpointFailures, measure: Measure) -> None:
+    """The next bundle of a partner whose endpoint does not fail reaches the workload meanwhile."""
+    assert not failures.steady_said, f"its refresh failed: {failures.steady_said}"
+    assert failures.steady_s is not None, "the workload did not get its next JWT key in time"
 
-    measure("from a partner's refresh to its bundle at the workload", lies.steady_s, "s")
+    measure("from a partner's refresh to its bundle at the workload", failures.steady_s, "s")
 
 
 @requirement("FEDERATION-17")
-def test_each_of_many_bundles_is_right(lies: Lies, measure: Measure, saw: Saw) -> None:
+def test_each_of_many_bundles_is_right(
+    failures: EndpointFailures, measure: Measure, saw: Saw
+) -> None:
     """A workload that federates with many partners gets the bundle of each, and its sidecar too."""
-    assert lies.many_s is not None, f"not all bundles came in {lies.bound_s:.1f} s: {lies.late}"
-    own = lies.testbed.scenario.trust_domain
-    wanted = {f"spiffe://{name}": (root,) for name, root in lies.roots.items()}
-    wanted[f"spiffe://{own}"] = (lies.testbed.root.certificate,)
-    held = {f"spiffe://{name}": bundle for name, bundle in lies.sidecar.items()}
-    for what, got in (("the Workload API", lies.delivered), ("the sidecar", held)):
+    assert failures.many_s is not None, (
+        f"not all bundles came in {failures.bound_s:.1f} s: {failures.late}"
+    )
+    own = failures.testbed.scenario.trust_domain
+    wanted = {f"spiffe://{name}": (root,) for name, root in failures.roots.items()}
+    wanted[f"spiffe://{own}"] = (failures.testbed.root.certificate,)
+    held = {f"spiffe://{name}": bundle for name, bundle in failures.sidecar.items()}
+    for what, got in (("the Workload API", failures.delivered), ("the sidecar", held)):
         wrong = sorted(uri for uri in {*wanted, *got} if got.get(uri) != wanted.get(uri))
         assert not wrong, f"{what} has other bundles of {wrong}"
 
-    measure(f"from an entry to the bundles of {len(lies.roots)} partners", lies.many_s, "s")
+    measure(f"from an entry to the bundles of {len(failures.roots)} partners", failures.many_s, "s")
     saw(f"{len(wanted)} bundles")
 
 
 @requirement("FEDERATION-17")
-def test_change_of_each_bundle_is_pushed(lies: Lies) -> None:
+def test_change_of_each_bundle_is_pushed(failures: EndpointFailures) -> None:
     """The next root of one of many partners is sent on an open stream, whichever partner it is."""
-    assert not lies.unpushed, f"a changed bundle did not come: {lies.unpushed}"
+    assert not failures.unpushed, f"a changed bundle did not come: {failures.unpushed}"

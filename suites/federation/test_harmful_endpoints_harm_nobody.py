@@ -3,9 +3,14 @@
 import pytest
 
 from svidproof import Measure, requirement
-from svidproof.checks import LIES, Harm
+from svidproof.checks import ENDPOINT_FAILURES, Harm
 
-HARMS = ["silence", "silent-end", *(lie.name for lie in LIES if lie.alone), "bulk"]
+HARMS = [
+    "silence",
+    "silent-end",
+    *(failure.name for failure in ENDPOINT_FAILURES if failure.alone),
+    "bulk",
+]
 each_harm = pytest.mark.parametrize("way", HARMS)
 
 
@@ -15,10 +20,10 @@ class Suffered(AssertionError):  # noqa: N818  a verdict, not a programming erro
 
 @pytest.fixture
 def harm(
-    way: str, silence: Harm, silent_end: Harm, bulk: Harm, lies_alone: dict[str, Harm]
+    way: str, silence: Harm, silent_end: Harm, bulk: Harm, failures_alone: dict[str, Harm]
 ) -> Harm:
     """The record of one way to do harm; raises Unseen if the machine was too slow to judge it."""
-    made = {"silence": silence, "silent-end": silent_end, "bulk": bulk, **lies_alone}[way]
+    made = {"silence": silence, "silent-end": silent_end, "bulk": bulk, **failures_alone}[way]
     if made.unseen is not None:
         raise made.unseen
     return made

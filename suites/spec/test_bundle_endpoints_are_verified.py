@@ -143,7 +143,7 @@ def test_https_spiffe_needs_the_bundle(spec: Testbed, partner: OwnPartner, saw: 
 
 def _hosted(partner: OwnPartner, host: OwnPartner) -> Relationship:
     """Serve the bundle at an endpoint with a SPIFFE ID of another trust domain."""
-    partner.lie(credential=host.svid("bundle-endpoint"))
+    partner.serve_instead(credential=host.svid("bundle-endpoint"))
     return Relationship(partner.trust_domain, partner.server.url, SPIFFE, host.endpoint_id)
 
 
@@ -171,14 +171,14 @@ def test_newest_bundle_verifies_the_endpoint(spec: Testbed, partner: OwnPartner,
     first = partner.presented()
     partner.renew_authority()
     partner.add_jwt_key()
-    partner.lie(credential=first)
+    partner.serve_instead(credential=first)
     _assert_fetched(spec, partner, "below the first authority")
 
     partner.add_jwt_key()
     partner.publish()
     _assert_fetched(spec, partner, "below the newest authority")
     partner.add_jwt_key()
-    partner.lie(credential=first)
+    partner.serve_instead(credential=first)
     saw(_assert_not_fetched(spec, partner, "from an endpoint below a former authority"))
 
     partner.publish()
@@ -202,7 +202,7 @@ def test_newest_bundle_verifies_an_endpoint_elsewhere(
     _hosted(partner, host)
     _assert_fetched(spec, partner, "below the newest authority")
     partner.add_jwt_key()
-    partner.lie(credential=first)
+    partner.serve_instead(credential=first)
     saw(_assert_not_fetched(spec, partner, "from an endpoint below a former authority"))
 
     _hosted(partner, host)
