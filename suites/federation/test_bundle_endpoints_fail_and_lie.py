@@ -184,3 +184,9 @@ def test_each_of_many_bundles_is_right(
 def test_change_of_each_bundle_is_pushed(failures: EndpointFailures) -> None:
     """The next root of one of many partners is sent on an open stream, whichever partner it is."""
     assert not failures.unpushed, f"a changed bundle did not come: {failures.unpushed}"
+
+
+@requirement("FEDERATION-3")
+def test_bundle_leaves_with_its_federation(failures: EndpointFailures) -> None:
+    """Once an entry no longer federates with a trust domain, an open stream loses its bundle."""
+    assert not failures.kept, f"a bundle did not leave: {failures.kept}"
