@@ -1,4 +1,4 @@
-"""Says in a line each what failed in `make test`, whose output is too long to search.
+"""Prints one line for each failure of `make test`, whose output is too long to search.
 
 It reads what pytest and `svidproof selftest` leave behind; `svidproof run` ends with its failures.
 """

@@ -104,14 +104,14 @@ def test_entries_of_deleted_alias_are_lost(served: Served) -> None:
 
 
 @requirement("AGENT-13")
-def test_events_tell_of_entries(served_by_events: Served) -> None:
-    """By events too, the agent serves the entries below it and its aliases, and no others."""
+def test_entries_below_are_served_by_events(served_by_events: Served) -> None:
+    """With events_based_cache, an agent serves the entries below it, and those of no other."""
     _assert_entries_below_are_served(served_by_events)
 
 
 @requirement("AGENT-13")
-def test_events_tell_of_changed_entry(served_by_events: Served) -> None:
-    """By events too, an entry that gets other selectors, or another parent, is lost."""
+def test_changed_entry_is_lost_by_events(served_by_events: Served) -> None:
+    """With events_based_cache, an entry that gets other selectors or another parent is lost."""
     changed = served_by_events.entry("changed", served_by_events.testbed.agent_id("prober"))
     with served_by_events.testbed.registration.registered(changed) as entry:
         served_by_events.await_served("changed", "changed")
@@ -124,8 +124,8 @@ def test_events_tell_of_changed_entry(served_by_events: Served) -> None:
 
 
 @requirement("AGENT-13")
-def test_events_tell_of_changed_alias(served_by_events: Served) -> None:
-    """By events too, entries of an alias that no longer matches the agent are lost."""
+def test_entries_of_deleted_alias_are_lost_by_events(served_by_events: Served) -> None:
+    """With events_based_cache, the entries of an alias that no longer matches are lost."""
     _assert_entries_of_deleted_alias_are_lost(served_by_events)
 
 

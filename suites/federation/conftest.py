@@ -43,7 +43,7 @@ def greeters(federation: Testbed) -> dict[str, Greeter]:
     return programs
 
 
-@experiment("partners", testbed="lying", changes=True, seconds=20, needs=NEEDS)
+@experiment("partners", testbed="failing", changes=True, seconds=20, needs=NEEDS)
 def failures(testbed: Testbed, progress: Progress) -> EndpointFailures:
     """All partners but one have a bundle endpoint that fails."""
     return observe_endpoint_failures(testbed, progress)

@@ -29,7 +29,7 @@ def test_due_token_is_served_while_the_server_hangs(
 
 @requirement("RESILIENCE-20")
 def test_token_is_served_afterwards(cached_token: CachedToken) -> None:
-    """When the server goes on, a token comes."""
+    """Once the server resumes, the agent serves a token."""
     assert cached_token.after.answer.code is StatusCode.OK, f"got {cached_token.after.answer}"
 
 
