@@ -12,11 +12,13 @@ from svidproof.checks import (
     Greeter,
     Harm,
     PartnerChange,
+    Polls,
     observe_bulk,
     observe_end,
     observe_endpoint_failure,
     observe_endpoint_failures,
     observe_partner_change,
+    observe_polls,
     observe_silence,
     observe_silent_end,
 )
@@ -84,3 +86,9 @@ def ended(testbed: Testbed, progress: Progress) -> End:
 def silent_end(testbed: Testbed, progress: Progress) -> Harm:
     """A relationship ends while its bundle endpoint does not answer."""
     return observe_silent_end(testbed, progress)
+
+
+@experiment("partners", testbed="polled", changes=True, seconds=50, needs=NEEDS)
+def polls(testbed: Testbed, progress: Progress) -> Polls:
+    """A partner's bundle changes, and nobody asks the server to refresh it."""
+    return observe_polls(testbed, progress)
