@@ -1,11 +1,10 @@
 """JWT-SVIDs of another trust domain are validated only for workloads that federate with it."""
 
-import uuid
-
 import grpc
 import pytest
 
-from svidproof import Saw, Testbed, only, requirement
+from svidproof import Saw, Testbed, requirement
+from svidproof.checks.tokens import new_audience, token_of
 from svidproof.probes import Partner, jwt
 
 pytestmark = requirement("FEDERATION-8")
@@ -15,14 +14,7 @@ HOME, PARTNER = "example.org", "partner.example"
 @pytest.fixture
 def audience() -> str:
     """An audience for which no JWT-SVID has been requested."""
-    return f"bank-{uuid.uuid4().hex}.example"
-
-
-def token_of(testbed: Testbed, name: str, audience: str) -> str:
-    """The JWT-SVID of a workload."""
-    answer = jwt.fetch(testbed.workload(name).envoy.workload_api(), [audience])
-    assert answer.code is grpc.StatusCode.OK, f"{name}: {answer}"
-    return only(answer.svids, "JWT-SVID")[1]
+    return new_audience()
 
 
 @pytest.mark.parametrize(

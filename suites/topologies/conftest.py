@@ -1,0 +1,54 @@
+"""Nested servers, and servers on one datastore: changes and outages, each observed once."""
+
+import pytest
+
+from svidproof import Capability, Progress, Testbed, Testbeds, experiment
+from svidproof.checks import (
+    NestedChange,
+    NestedOutage,
+    ReplicaChange,
+    ReplicaOutage,
+    observe_nested_change,
+    observe_nested_outage,
+    observe_replica_change,
+    observe_replica_outage,
+)
+
+NEEDS = [Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT, Capability.NESTED]
+DATABASE = [Capability.OWN_SPIRE, Capability.TOPOLOGIES, Capability.POSTGRESQL]
+
+
+@pytest.fixture(scope="session")
+def nested(testbeds: Testbeds) -> Testbed:
+    """A server below another server, each with an agent and a workload."""
+    return testbeds.get("nested")
+
+
+@pytest.fixture(scope="session")
+def replicas(testbeds: Testbeds) -> Testbed:
+    """Two servers on one datastore, each with an agent and a workload."""
+    return testbeds.get("replicas")
+
+
+@experiment("nested", testbed="changing", changes=True, seconds=25, needs=NEEDS)
+def nested_change(testbed: Testbed, progress: Progress) -> NestedChange:
+    """The upstream server's CA is followed by another."""
+    return observe_nested_change(testbed, progress)
+
+
+@experiment("nested", testbed="hanging", changes=True, seconds=15, needs=NEEDS)
+def nested_outage(testbed: Testbed, progress: Progress) -> NestedOutage:
+    """The upstream server hangs for a while."""
+    return observe_nested_outage(testbed, progress)
+
+
+@experiment("replicas", testbed="changing", changes=True, seconds=10, needs=DATABASE)
+def replica_change(testbed: Testbed, progress: Progress) -> ReplicaChange:
+    """The CA of one server is followed by another."""
+    return observe_replica_change(testbed, progress)
+
+
+@experiment("replicas", testbed="killed", changes=True, seconds=15, needs=DATABASE)
+def replica_outage(testbed: Testbed, progress: Progress) -> ReplicaOutage:
+    """One server is killed, and comes back."""
+    return observe_replica_outage(testbed, progress)

@@ -1,0 +1,71 @@
+"""Nobody notices that the CA of one of two servers changes, or that it is killed."""
+
+from http import HTTPStatus
+
+import pytest
+
+from svidproof import Measure, Saw, requirement
+from svidproof.checks import ReplicaChange, ReplicaOutage
+
+each_workload = pytest.mark.parametrize("name", ["west", "east"])
+STEPS = {
+    "prepared": "from the next CA of one server to every bundle",
+    "renewed": "from a tainted CA of one server to an SVID of its next",
+    "revoked": "from a revoked CA of one server to every bundle",
+}
+
+
+@requirement("TOPOLOGY-11")
+@pytest.mark.parametrize("step", STEPS)
+def test_each_step_reaches_every_workload(
+    replica_change: ReplicaChange, step: str, measure: Measure
+) -> None:
+    """The next CA is in every bundle, replaces the first, and the first leaves every bundle."""
+    took, bound = replica_change.took(step), replica_change.bounds[step]
+
+    measure(STEPS[step], took, "s")
+    assert took <= bound, f"{step}: every workload had followed after {took:.1f} s"
+
+
+@requirement("TOPOLOGY-11")
+@each_workload
+def test_no_request_fails_during_the_change(
+    replica_change: ReplicaChange, name: str, saw: Saw
+) -> None:
+    """Every request between workloads of both servers succeeds throughout the change."""
+    sent = replica_change.requests(name)
+
+    failed = [r for r in sent if r.status != HTTPStatus.OK]
+    assert sent, f"{name} sent no request"
+    assert not failed, f"{len(failed)} of {len(sent)} of {name} failed: {failed[0].note}"
+    saw(f"{len(sent)} requests succeeded")
+
+
+@requirement("TOPOLOGY-12")
+def test_other_server_serves_new_workloads(replica_outage: ReplicaOutage, measure: Measure) -> None:
+    """A new entry at the other server gets its SVID meanwhile."""
+    assert replica_outage.newcomer_s is not None, f"no SVID in time: {replica_outage.late}"
+
+    measure("from an entry to its SVID, without one server", replica_outage.newcomer_s, "s")
+
+
+@requirement("TOPOLOGY-12")
+def test_agent_of_the_killed_server_follows_afterwards(
+    replica_outage: ReplicaOutage, measure: Measure
+) -> None:
+    """Once the killed server is back, its agent serves that entry, too."""
+    assert replica_outage.back_s is not None, f"not served: {replica_outage.missing}"
+
+    measure("from a server's return to an entry of meanwhile", replica_outage.back_s, "s")
+
+
+@requirement("TOPOLOGY-12")
+@each_workload
+def test_no_request_fails_meanwhile(replica_outage: ReplicaOutage, name: str, saw: Saw) -> None:
+    """Every request between workloads of both servers succeeds meanwhile."""
+    sent = replica_outage.requests(name)
+
+    failed = [r for r in sent if r.status != HTTPStatus.OK]
+    assert sent, f"{name} sent no request"
+    assert not failed, f"{len(failed)} of {len(sent)} of {name} failed: {failed[0].note}"
+    saw(f"{len(sent)} requests succeeded")

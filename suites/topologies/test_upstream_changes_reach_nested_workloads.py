@@ -1,0 +1,62 @@
+"""A change of the upstream server's CA reaches the workloads below a nested server."""
+
+from http import HTTPStatus
+
+import pytest
+
+from svidproof import Measure, Saw, requirement
+from svidproof.checks import NestedChange
+
+each_workload = pytest.mark.parametrize("name", ["front", "back"])
+
+
+class Kept(AssertionError):  # noqa: N818  a verdict, not a programming error
+    """A revoked root is still trusted."""
+
+
+@requirement("TOPOLOGY-4")
+def test_next_root_is_in_every_bundle(nested_change: NestedChange, measure: Measure) -> None:
+    """The root of the upstream server's prepared CA is in every trust bundle."""
+    took = nested_change.took("prepared", nested_change.prepared)
+
+    measure("from the upstream server's next CA to every bundle", took, "s")
+    assert took <= nested_change.bounds["prepared"], f"every bundle had it after {took:.1f} s"
+
+
+@requirement("TOPOLOGY-4")
+def test_nothing_is_signed_below_it_before(nested_change: NestedChange) -> None:
+    """No SVID is below the next root before that is activated, and every SVID is afterwards."""
+    took = nested_change.took("renewed", nested_change.renewed)
+
+    early = nested_change.early()
+
+    assert not early, f"{len(early)} SVIDs were signed below it before"
+    assert took <= nested_change.bounds["renewed"], f"every SVID was replaced after {took:.1f} s"
+
+
+@requirement("TOPOLOGY-5")
+@each_workload
+def test_no_request_fails(nested_change: NestedChange, name: str, saw: Saw) -> None:
+    """Every request between workloads of both servers succeeds throughout the change."""
+    sent = nested_change.requests(name)
+
+    failed = [r for r in sent if r.status != HTTPStatus.OK]
+    assert sent, f"{name} sent no request"
+    assert not failed, f"{len(failed)} of {len(sent)} of {name} failed: {failed[0].note}"
+    saw(f"{len(sent)} requests succeeded")
+
+
+@requirement("TOPOLOGY-6")
+@each_workload
+def test_revoked_root_leaves_every_bundle(
+    nested_change: NestedChange, name: str, measure: Measure
+) -> None:
+    """A root that is revoked at the upstream server leaves every bundle, below both servers."""
+    step = nested_change.revoked[name]
+    if step.done is None:
+        raise Kept(f"{name}: {step.late}")
+
+    took = nested_change.took("revoked", step)
+
+    measure(f"from a revoked upstream root to the bundles of {name}", took, "s")
+    assert took <= nested_change.bounds["revoked"], f"{name}: it left after {took:.1f} s"
