@@ -90,5 +90,5 @@ def silent_end(testbed: Testbed, progress: Progress) -> Harm:
 
 @experiment("partners", testbed="polled", changes=True, seconds=50, needs=NEEDS)
 def polls(testbed: Testbed, progress: Progress) -> Polls:
-    """A partner's bundle changes, and nobody asks the server to refresh it."""
+    """A partner's bundle changes, and no command refreshes it."""
     return observe_polls(testbed, progress)

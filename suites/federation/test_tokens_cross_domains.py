@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from svidproof import Saw, Testbed, requirement
-from svidproof.checks.tokens import new_audience, token_of
+from svidproof.checks import tokens
 from svidproof.probes import Partner, jwt
 
 pytestmark = requirement("FEDERATION-8")
@@ -14,7 +14,7 @@ HOME, PARTNER = "example.org", "partner.example"
 @pytest.fixture
 def audience() -> str:
     """An audience for which no JWT-SVID has been requested."""
-    return new_audience()
+    return tokens.new_audience()
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,10 @@ def test_federated_workload_validates(
     federation: Testbed, audience: str, subject: str, validator: str, saw: Saw
 ) -> None:
     """ValidateJWTSVID accepts the other domain's token, with its SPIFFE ID and required claims."""
-    token, own = token_of(federation, subject, audience), federation.workload(subject).spiffe_id
+    token, own = (
+        tokens.token_of(federation, subject, audience),
+        federation.workload(subject).spiffe_id,
+    )
 
     answer = jwt.validate(federation.workload(validator).envoy.workload_api(), token, audience)
 
@@ -42,7 +45,7 @@ def test_federated_workload_validates(
 
 def test_unfederated_workload_does_not(federation: Testbed, audience: str, saw: Saw) -> None:
     """For a workload whose entry does not federate, ValidateJWTSVID rejects the same token."""
-    token = token_of(federation, "shop", audience)
+    token = tokens.token_of(federation, "shop", audience)
 
     control = jwt.validate(federation.workload("bank").envoy.workload_api(), token, audience)
     answer = jwt.validate(federation.workload("loner").envoy.workload_api(), token, audience)

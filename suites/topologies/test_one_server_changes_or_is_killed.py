@@ -1,4 +1,4 @@
-"""Nobody notices that the CA of one of two servers changes, or that it is killed."""
+"""No request fails while the CA of one of two servers changes, or while it is gone."""
 
 from http import HTTPStatus
 

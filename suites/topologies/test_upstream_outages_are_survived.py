@@ -1,4 +1,4 @@
-"""Workloads below a nested server do not notice that the upstream server hangs."""
+"""Workloads below a nested server get SVIDs while the upstream server hangs."""
 
 from http import HTTPStatus
 
