@@ -187,11 +187,9 @@ def _require_lifetime(claims: Mapping[str, Any], before: float, lives: int) -> N
 
 
 @requirement("WIT-9")
-def test_it_is_no_jwt_svid(
-    incubating: Testbed, target: str, minted: Callable[..., str], saw: Saw
-) -> None:
+@pytest.mark.usefixtures("credentials")
+def test_it_is_no_jwt_svid(incubating: Testbed, minted: Callable[..., str], saw: Saw) -> None:
     """ValidateJWTSVID rejects a WIT-SVID, and accepts a JWT-SVID of the same process."""
-    del target  # only to have the suite's process registered
     workload_api, audience = incubating.prober.workload_api(), "bank.example"
     own = jwt.fetch(workload_api, [audience])
     assert own.code is grpc.StatusCode.OK, str(own)
