@@ -105,6 +105,12 @@ def agent_api(testbeds: Testbeds) -> Testbed:
 
 
 @pytest.fixture(scope="session")
+def incubating(testbeds: Testbeds) -> Testbed:
+    """A SPIRE server that signs WIT-SVIDs, and an agent with a Broker Endpoint."""
+    return testbeds.get("incubating")
+
+
+@pytest.fixture(scope="session")
 def events_based_cache(testbeds: Testbeds) -> Testbed:
     """A SPIRE server that updates its cache of entries by events, with its agent."""
     return testbeds.get("events-based-cache")
