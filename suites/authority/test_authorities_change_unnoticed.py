@@ -69,6 +69,17 @@ def test_tainted_authority_is_replaced(authority_change: AuthorityChange, measur
     assert took <= authority_change.bounds["tainted"], f"every SVID was replaced after {took:.1f} s"
 
 
+@requirement("AUTHORITY-10")
+def test_agents_replace_their_own_svids(
+    authority_change: AuthorityChange, measure: Measure
+) -> None:
+    """Every agent soon has another SVID of its own, although that is not due for renewal."""
+    took = authority_change.took("agents")
+
+    measure("from a taint to the last agent's own SVID", took, "s")
+    assert took <= authority_change.bounds["agents"], f"every agent had one after {took:.1f} s"
+
+
 @requirement("AUTHORITY-4")
 def test_revoked_root_leaves_every_bundle(
     authority_change: AuthorityChange, measure: Measure
