@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,16 +118,20 @@ class Referenced:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[str], Referenced]]:
+def start() -> Iterator[Callable[[str], Referenced]]:
     """Starts processes that a broker references, by their names."""
     found = shutil.which("cat")
     if found is None:
         raise PlatformError("this machine has no cat, a copy of which is the workload")
     source = Path(found).resolve()
-    with contextlib.ExitStack() as started:
+    # Not pytest's own directories: those outlive the run.
+    with (
+        tempfile.TemporaryDirectory(prefix="svidproof-") as programs,
+        contextlib.ExitStack() as started,
+    ):
 
         def start(name: str) -> Referenced:
-            program = tmp_path.resolve() / name
+            program = Path(programs).resolve() / name
             shutil.copy(source, program)
             process = Referenced(program)
             started.callback(process.end)
