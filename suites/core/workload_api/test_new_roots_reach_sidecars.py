@@ -78,11 +78,14 @@ def next_root(testbed: Testbed, progress: Progress) -> NextRoot:
                 raise NotYet(f"{name} answers a client below the next root: {answer}")
 
     before = {name: ask(name) for name in servers}
-    since, alive = Timestamp.now(), testbed.assert_alive
+    since, alive, limit = Timestamp.now(), testbed.assert_alive, _budget(testbed)
     testbed.spire.prepare_authority(root)
     try:
-        eventually(trusted, _budget(testbed), alive=alive)
+        eventually(trusted, limit, alive=alive)
     except TimedOut as error:
+        # Nothing can be said of a component while the suite, or a pod, was itself as late.
+        testbed.watch.catch_up_stalls()
+        testbed.watch.attention.lag(since.at, Timestamp.now().at, bound=limit.seconds)
         return NextRoot(before, None, error, "")
     took = Timestamp.now().at - since.at
     try:
