@@ -5,9 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from svidproof.model import catalogue
-from svidproof.report import fields, publish
+from svidproof.model.suite import catalogue
+from svidproof.report import publish
 from svidproof.report.diagnosis import document, findings
+from svidproof.report.text import fields
 from svidproof.run.request import options as request
 
 LIST = ("svidproof", "list", "--format", "markdown")

@@ -9,7 +9,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-_WHERE = "from svidproof.model.manifests import data_root; print(data_root())"
+_WHERE = "from svidproof.model.files.manifests import data_root; print(data_root())"
 _WHICH = "from svidproof.report.provenance import files_sha256; print(files_sha256())"
 
 

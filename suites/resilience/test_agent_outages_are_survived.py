@@ -1,7 +1,7 @@
 """SPIRE agent is away, and sidecars keep what they have and come back to it.
 
 A sidecar opens its SDS streams again by Envoy's own rule: after a random time that is at most 30
-seconds. See svidproof.model.recovery_rule.
+seconds. See svidproof.model.rules.recovery_rule.
 """
 
 from collections.abc import Mapping

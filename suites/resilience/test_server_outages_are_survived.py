@@ -1,7 +1,7 @@
 """SPIRE server is away, and nobody notices as long as SVIDs last.
 
 The bounds are SPIRE agent's own: it synchronises every interval, and after a failure it waits one
-and a half times as long each time. See svidproof.model.recovery_rule.
+and a half times as long each time. See svidproof.model.rules.recovery_rule.
 """
 
 from collections.abc import Mapping
