@@ -83,9 +83,7 @@ def next_root(testbed: Testbed, progress: Progress) -> NextRoot:
     try:
         eventually(trusted, limit, alive=alive)
     except TimedOut as error:
-        # Nothing can be said of a component while the suite, or a pod, was itself as late.
-        testbed.watch.catch_up_stalls()
-        testbed.watch.attention.lag(since.at, Timestamp.now().at, bound=limit.seconds)
+        testbed.watch.assert_can_judge(since, limit.seconds)
         return NextRoot(before, None, error, "")
     took = Timestamp.now().at - since.at
     try:
