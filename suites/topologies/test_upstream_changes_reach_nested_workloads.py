@@ -15,11 +15,14 @@ class Kept(AssertionError):  # noqa: N818  a verdict, not a programming error
 
 
 @requirement("TOPOLOGY-4")
-def test_next_root_is_in_every_bundle(nested_change: NestedChange, measure: Measure) -> None:
+@pytest.mark.parametrize("change", ["first", "second"])
+def test_next_root_is_in_every_bundle(
+    nested_change: NestedChange, change: str, measure: Measure
+) -> None:
     """The root of the upstream server's prepared CA is in every trust bundle."""
-    took = nested_change.took("prepared", nested_change.prepared)
+    took = nested_change.took("prepared", nested_change.prepared[change])
 
-    measure("from the upstream server's next CA to every bundle", took, "s")
+    measure(f"from the upstream server's {change} next CA to every bundle", took, "s")
     assert took <= nested_change.bounds["prepared"], f"every bundle had it after {took:.1f} s"
 
 
@@ -47,16 +50,44 @@ def test_no_request_fails(nested_change: NestedChange, name: str, saw: Saw) -> N
 
 
 @requirement("TOPOLOGY-6")
+def test_nested_server_learns_what_is_tainted(
+    nested_change: NestedChange, measure: Measure
+) -> None:
+    """A root that is tainted at the upstream server is tainted at its nested server, too."""
+    took = nested_change.took("tainted", nested_change.tainted)
+
+    measure("from a tainted upstream root to the nested server", took, "s")
+    assert took <= nested_change.bounds["tainted"], f"it was tainted after {took:.1f} s"
+
+
+@requirement("TOPOLOGY-6")
 @each_workload
 def test_revoked_root_leaves_every_bundle(
     nested_change: NestedChange, name: str, measure: Measure
 ) -> None:
     """A root that is revoked at the upstream server leaves every bundle, below both servers."""
-    step = nested_change.revoked[name]
-    if step.done is None:
-        raise Kept(f"{name}: {step.late}")
-
-    took = nested_change.took("revoked", step)
+    took = _left(nested_change, "revoked", name)
 
     measure(f"from a revoked upstream root to the bundles of {name}", took, "s")
-    assert took <= nested_change.bounds["revoked"], f"{name}: it left after {took:.1f} s"
+
+
+@requirement("TOPOLOGY-13")
+@each_workload
+def test_root_that_is_revoked_meanwhile_leaves_every_bundle(
+    nested_change: NestedChange, name: str, measure: Measure
+) -> None:
+    """A root that is revoked while the nested server is paused leaves every bundle afterwards."""
+    took = _left(nested_change, "missed", name)
+
+    measure(f"from a nested server that resumes to the bundles of {name}", took, "s")
+
+
+def _left(change: NestedChange, step_name: str, name: str) -> float:
+    """Seconds until a revoked root had left a workload's trust bundle; raises Kept."""
+    step = (change.revoked if step_name == "revoked" else change.missed)[name]
+    if step.done is None:
+        raise Kept(f"{name}: {step.late}")
+    took = change.took(step_name, step)
+    if took > change.bounds[step_name]:
+        raise Kept(f"{name}: it left after {took:.1f} s")
+    return took
