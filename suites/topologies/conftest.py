@@ -4,10 +4,12 @@ import pytest
 
 from svidproof import Capability, Progress, Testbed, Testbeds, experiment
 from svidproof.checks import (
+    Failover,
     NestedChange,
     NestedOutage,
     ReplicaChange,
     ReplicaOutage,
+    observe_failover,
     observe_nested_change,
     observe_nested_outage,
     observe_replica_change,
@@ -16,6 +18,7 @@ from svidproof.checks import (
 
 NEEDS = [Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT, Capability.NESTED]
 DATABASE = [Capability.OWN_SPIRE, Capability.TOPOLOGIES, Capability.POSTGRESQL]
+BALANCED = [*DATABASE, Capability.RELAY]
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +55,9 @@ def replica_change(testbed: Testbed, progress: Progress) -> ReplicaChange:
 def replica_outage(testbed: Testbed, progress: Progress) -> ReplicaOutage:
     """One server is killed, and comes back."""
     return observe_replica_outage(testbed, progress)
+
+
+@experiment("balanced", testbed="killed", changes=True, seconds=20, needs=BALANCED)
+def failover(testbed: Testbed, progress: Progress) -> Failover:
+    """The server that an agent uses is killed, and another is behind the same address."""
+    return observe_failover(testbed, progress)
