@@ -355,7 +355,7 @@ def agent_disk_read_only(testbed: Testbed, progress: Progress) -> Unstored:
 
 @experiment("restarts", testbed="sidecars", changes=True, seconds=8, needs=OWN_FILES)
 def server_disk_full(testbed: Testbed, progress: Progress) -> KeysRefused:
-    """The disk of a server is full, and it is told to prepare its next authority."""
+    """The disk of a server is full, and it is asked to prepare its next authority."""
     server = testbed.spire
     return observe_keys_refused(
         testbed, testbed.faults.disk_full(server.component, server.keys), progress

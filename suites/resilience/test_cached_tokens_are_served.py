@@ -22,8 +22,8 @@ def test_due_token_is_served_while_the_server_hangs(
     measure("wait for a cached token while the server hangs", hanging.seconds, "s")
     # At the caller's deadline the agent gives up, too, and a token may come just before or after.
     if hanging.seconds > LAG:
-        told = f"{hanging.answer.code.name} after {hanging.seconds:.1f} s"
-        raise TooLate(f"{told}, with a cached token that had {hanging.left:.1f} s left")
+        got = f"{hanging.answer.code.name} after {hanging.seconds:.1f} s"
+        raise TooLate(f"{got}, with a cached token that had {hanging.left:.1f} s left")
     assert hanging.answer.code is StatusCode.OK, f"got {hanging.answer}"
 
 

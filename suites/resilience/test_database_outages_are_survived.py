@@ -94,13 +94,13 @@ def test_healthcheck_fails_without_database(
     """`healthcheck` succeeds before and after the absence of the database, and fails meanwhile."""
     outage = database_away[how]
     server = outage.testbed.spire.component
-    told = {when: asked.of(server, health.COMMAND) for when, asked in outage.health.items()}
+    answers = {when: asked.of(server, health.COMMAND) for when, asked in outage.health.items()}
 
-    assert told["before"] == health.HEALTHY, f"healthcheck, with a database: {told['before']}"
-    if told["during"] == health.HEALTHY:
+    assert answers["before"] == health.HEALTHY, f"healthcheck, with a database: {answers['before']}"
+    if answers["during"] == health.HEALTHY:
         raise Untrue(f"healthcheck: healthy, with {outage.fault.name}")
-    assert told["after"] == health.HEALTHY, f"healthcheck, with a database: {told['after']}"
-    saw(f"healthcheck with {outage.fault.name}: {told['during']}")
+    assert answers["after"] == health.HEALTHY, f"healthcheck, with a database: {answers['after']}"
+    saw(f"healthcheck with {outage.fault.name}: {answers['during']}")
 
 
 @requirement("RESILIENCE-23")

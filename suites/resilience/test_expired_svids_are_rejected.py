@@ -54,9 +54,9 @@ def test_sidecar_logs_the_reason(server_gone: Outage, saw: Saw) -> None:
 
     reasons = [line.fields.get("tls_failure", "") for line in server_gone.logs(component)]
 
-    told = [reason for reason in reasons if EXPIRED.search(reason)]
-    assert told, f"{component} logged {sorted(set(reasons))}"
-    saw(told[0][:200])
+    matching = [reason for reason in reasons if EXPIRED.search(reason)]
+    assert matching, f"{component} logged {sorted(set(reasons))}"
+    saw(matching[0][:200])
 
 
 @requirement("RESILIENCE-11")
@@ -65,8 +65,8 @@ def test_workload_api_delivers_no_expired_svid(server_gone: Outage, name: str) -
     """The agent gives a new Workload API stream no SVID that has expired."""
     answer = server_gone.ending.delivered[name]
 
-    told = answer.svids or answer.code in {StatusCode.UNAVAILABLE, StatusCode.PERMISSION_DENIED}
-    assert told, f"the Workload API did not answer {name}: {answer}"
+    answered = answer.svids or answer.code in {StatusCode.UNAVAILABLE, StatusCode.PERMISSION_DENIED}
+    assert answered, f"the Workload API did not answer {name}: {answer}"
     for svid in answer.svids:
         _assert_not_expired(f"{name} was given", svid.chain[0], server_gone.ending.since)
 

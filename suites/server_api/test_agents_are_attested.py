@@ -149,19 +149,19 @@ def test_certificate_without_proof_is_refused(server_api: Testbed, what: str) ->
     _require_no_svid(_by_certificate(server_api, node, key), f"x509pop with flaw {what}")
 
 
-def _require_refusal(agent: api.PlayedAgent, told: str) -> None:
+def _require_refusal(agent: api.PlayedAgent, message: str) -> None:
     with agent.calling() as caller:
         answer = caller.call("entry", "GetAuthorizedEntries")
     if answer.code is grpc.StatusCode.OK:
-        raise Accepted(told)
+        raise Accepted(message)
     assert answer.refused, f"expected a refusal, got {answer}"
 
 
-def _require_no_svid(answer: api.ApiAnswer, told: str) -> None:
+def _require_no_svid(answer: api.ApiAnswer, what: str) -> None:
     if answer.message is not None and answer.message.result.svid.cert_chain:
-        raise Accepted(f"{told} was attested")
+        raise Accepted(f"{what} was attested")
     assert not answer.silent, f"SPIRE server did not answer: {answer}"
-    assert answer.code is not grpc.StatusCode.OK, f"{told} was not refused"
+    assert answer.code is not grpc.StatusCode.OK, f"{what} was not refused"
 
 
 def _by_token(testbed: Testbed, token: str) -> api.ApiAnswer:
