@@ -60,7 +60,7 @@ def test_unfederated_workload_does_not(federation: Testbed, audience: str, saw: 
 def test_key_of_another_domain_signs_nothing(
     federation: Testbed, audience: str, other: str, saw: Saw
 ) -> None:
-    """A token is rejected whose subject is in any trust domain and whose key is in none of them."""
+    """A token with a subject in any trust domain is rejected if no trust domain has its key."""
     stranger = Partner("stranger.example")
     token = stranger.token(f"spiffe://{other}/shop", audience)
 
