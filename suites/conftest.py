@@ -28,13 +28,13 @@ def unwatched_api(testbeds: Testbeds) -> Testbed:
 
 @pytest.fixture(scope="session")
 def front_proxy(testbeds: Testbeds) -> Testbed:
-    """A client outside the mesh, a proxy that lets it in, and a backend that knows who it is."""
+    """A client outside the mesh, a proxy that accepts it, and a backend that sees its SPIFFE ID."""
     return testbeds.get("front-proxy")
 
 
 @pytest.fixture(scope="session")
 def two_frontends(testbeds: Testbeds) -> Testbed:
-    """Two frontends of one backend, and policies that tell them apart."""
+    """Two frontends of one backend, and policies that distinguish them."""
     return testbeds.get("two-frontends")
 
 

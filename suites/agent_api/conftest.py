@@ -1,4 +1,4 @@
-"""The suite as a delegate, and entries of workloads whose SVIDs it asks for."""
+"""The suite as a delegate, and the entries of workloads whose SVIDs it requests."""
 
 from collections.abc import Callable, Collection, Iterator
 

@@ -71,7 +71,7 @@ def _served(testbed: Testbed, admin: str, marked: Marked, await_svids: AwaitSvid
 
 @pytest.fixture(scope="module")
 def served(agent_api: Testbed, admin: str, marked: Marked, await_svids: AwaitSvids) -> Served:
-    """An agent of a server that reads all entries again and again."""
+    """An agent of a server that rereads all entries periodically."""
     return _served(agent_api, admin, marked, await_svids)
 
 
@@ -79,7 +79,7 @@ def served(agent_api: Testbed, admin: str, marked: Marked, await_svids: AwaitSvi
 def served_by_events(
     events_based_cache: Testbed, marked: Marked, await_svids: AwaitSvids
 ) -> Iterator[Served]:
-    """An agent of a server that reads what an event says has changed."""
+    """An agent of a server that rereads only the entries named by events."""
     prober = events_based_cache.prober
     with events_based_cache.registered("delegate", prober.selectors):
         yield _served(events_based_cache, prober.admin_api(), marked, await_svids)
@@ -93,7 +93,7 @@ def test_entries_below_are_served(served: Served) -> None:
 
 @requirement("AGENT-12")
 def test_moved_entry_is_lost(served: Served) -> None:
-    """An entry that gets another agent as its parent is lost, and served once it is back."""
+    """An entry that gets another agent as its parent is lost, and served again once it is back."""
     _assert_moved_entry_is_lost(served)
 
 

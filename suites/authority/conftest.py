@@ -1,4 +1,4 @@
-"""Authorities that change, by hand and by themselves, under load."""
+"""X.509 authorities that are rotated, by hand and automatically, under load."""
 
 from svidproof import Capability, Progress, Testbed, experiment
 from svidproof.checks import (

@@ -1,4 +1,4 @@
-"""An X.509 authority that signs itself is followed by another, and no request fails.
+"""A self-signed X.509 authority is rotated, and no request fails.
 
 It is prepared, which adds its root to the trust bundle; activated; and the first one is tainted,
 which replaces every SVID of it, and then revoked.
@@ -93,7 +93,7 @@ def test_revoked_root_leaves_every_bundle(
 
 @requirement("AUTHORITY-4")
 def test_svid_of_revoked_authority_is_rejected(authority_change: AuthorityChange, saw: Saw) -> None:
-    """An SVID of the revoked authority is rejected that was accepted before and has not expired."""
+    """An SVID of the revoked authority, accepted before and not expired, is rejected."""
     refused = authority_change.refused
     assert authority_change.left > 0, "the SVID had expired: this proves nothing"
     assert_accepted(authority_change.accepted)

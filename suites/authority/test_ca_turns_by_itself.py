@@ -1,4 +1,4 @@
-"""A CA nears its end, and SPIRE server replaces it by itself: nobody notices."""
+"""A CA approaches its expiry, and SPIRE server replaces it automatically without a failure."""
 
 from http import HTTPStatus
 

@@ -1,4 +1,4 @@
-"""Partners that change, end, fail and do harm: each record is made once."""
+"""Partners that change, end and fail: each record is made once."""
 
 from collections.abc import Iterator
 
@@ -53,7 +53,7 @@ def failures(testbed: Testbed, progress: Progress) -> EndpointFailures:
 
 @experiment("federation", testbed="changing", changes=True, seconds=20, needs=NEEDS)
 def partner_change(testbed: Testbed, progress: Progress) -> PartnerChange:
-    """The partner's CA is followed by another."""
+    """The partner rotates its CA."""
     return observe_partner_change(testbed, progress)
 
 

@@ -1,4 +1,4 @@
-"""Whatever a partner's bundle endpoint answers, no good bundle is lost and nobody else suffers."""
+"""Whatever a partner's bundle endpoint answers, no good bundle is lost and no other is affected."""
 
 import re
 
@@ -36,14 +36,14 @@ def rows(*outcomes: Outcome) -> pytest.MarkDecorator:
 def record(
     failures: EndpointFailures, failures_alone: dict[str, Harm], failure: EndpointFailure
 ) -> FailureRecord:
-    """What came of one failure."""
+    """The outcome of one failure."""
     made = failures_alone[failure.name].record if failure.alone else failures.records[failure.name]
     assert made is not None, f"{failure.name} did not happen"
     return made
 
 
 def described(record: FailureRecord) -> str:
-    """What the server stores afterwards, in words."""
+    """A description of what the server stores afterwards."""
     stored = record.after.stored
     if stored is None:
         return "no bundle"
@@ -134,7 +134,7 @@ def test_good_bundle_is_taken_again(record: FailureRecord, failure: EndpointFail
 
 @requirement("FEDERATION-16")
 def test_own_requests_do_not_notice(failures: EndpointFailures, saw: Saw) -> None:
-    """No request among own workloads fails meanwhile."""
+    """No request between the trust domain's own workloads fails meanwhile."""
     sent = failures.requests()
 
     failed = [r for r in sent if r.status != 200]
@@ -145,7 +145,7 @@ def test_own_requests_do_not_notice(failures: EndpointFailures, saw: Saw) -> Non
 
 @requirement("FEDERATION-16")
 def test_own_workloads_are_served(failures: EndpointFailures, measure: Measure) -> None:
-    """A new entry gets its SVID meanwhile as soon as ever."""
+    """A new entry gets its SVID meanwhile without a delay."""
     assert failures.newcomer_s is not None, "a new entry got no SVID in time"
 
     measure("from an entry to its SVID beside bundle endpoints that fail", failures.newcomer_s, "s")
@@ -182,7 +182,7 @@ def test_each_of_many_bundles_is_right(
 
 @requirement("FEDERATION-17")
 def test_change_of_each_bundle_is_pushed(failures: EndpointFailures) -> None:
-    """The next root of one of many partners is sent on an open stream, whichever partner it is."""
+    """The next root of one of many partners is sent on an open stream, for every partner."""
     assert not failures.unpushed, f"a changed bundle did not come: {failures.unpushed}"
 
 

@@ -1,4 +1,4 @@
-"""A SPIRE server fetches the bundles of its partners by itself."""
+"""A SPIRE server fetches the bundles of its partners automatically."""
 
 from svidproof import Measure, Saw, requirement
 from svidproof.checks import Polls

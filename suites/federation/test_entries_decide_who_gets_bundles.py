@@ -22,7 +22,7 @@ def others(name: str) -> set[str]:
 
 
 def every(testbed: Testbed, name: str) -> set[str]:
-    """The same, and its own."""
+    """These trust domains and the workload's own."""
     return {f"spiffe://{testbed.domain_of(name).trust_domain}", *others(name)}
 
 
@@ -68,7 +68,7 @@ def test_jwt_bundles_are_these(federation: Testbed, name: str) -> None:
 @requirement("FEDERATION-4")
 @each_workload
 def test_sidecar_trusts_these_domains(federation: Testbed, name: str) -> None:
-    """A sidecar that asks for all bundles holds exactly these, each for its own trust domain."""
+    """A sidecar that requests all bundles has exactly these, each for its own trust domain."""
     envoy = federation.workload(name).envoy
 
     def held() -> None:

@@ -15,7 +15,7 @@ each_harm = pytest.mark.parametrize("way", HARMS)
 
 
 class Suffered(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """Others suffered from what one partner's bundle endpoint did."""
+    """A partner's bundle endpoint affected others."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def harm(
 @requirement("FEDERATION-23")
 @each_harm
 def test_own_requests_do_not_notice(harm: Harm, way: str) -> None:
-    """No request among own workloads fails meanwhile."""
+    """No request between the trust domain's own workloads fails meanwhile."""
     sent = harm.requests()
 
     failed = [r for r in sent if r.status != 200]
@@ -44,7 +44,7 @@ def test_own_requests_do_not_notice(harm: Harm, way: str) -> None:
 @requirement("FEDERATION-23")
 @each_harm
 def test_new_workloads_are_served(harm: Harm, way: str, measure: Measure) -> None:
-    """A new entry gets its SVID meanwhile as soon as ever."""
+    """A new entry gets its SVID meanwhile without a delay."""
     if harm.newcomer_s is None:
         raise Suffered(f"{way}: a new entry got no SVID in time")
 

@@ -31,7 +31,7 @@ def signed(testbed: Testbed, spiffe_id: str, by: str) -> Credential:
 def test_sidecar_rejects_certificates_of_another_domains_root(
     federation: Testbed, name: str, door: str, signer: str, saw: Saw
 ) -> None:
-    """A sidecar that trusts both rejects an accepted SPIFFE ID that the other's root signed."""
+    """A sidecar that trusts both rejects an accepted SPIFFE ID if the other's root signed it."""
     place, domain = federation.workload(name), OTHER[signer]
     # An ID of the domain that did not sign it, which each of the two accepts.
     accepted = {HOME: {"bank": "loner", "shop": "bank"}, PARTNER: {"bank": "shop"}}
@@ -86,7 +86,7 @@ def test_client_rejects_a_server_of_another_domains_root(federation: Testbed) ->
 def test_program_rejects_certificates_of_another_domains_root(
     federation: Testbed, greeters: dict[str, Greeter], name: str, client: str, saw: Saw
 ) -> None:
-    """A program that trusts both rejects the other's SPIFFE ID that its own root signed."""
+    """A program that trusts both rejects the other's SPIFFE ID if its own root signed it."""
     greeter, spiffe_id = greeters[name], federation.scenario.spiffe_id(client)
     address = greeter.program.address
     own = federation.domain_of(name).trust_domain

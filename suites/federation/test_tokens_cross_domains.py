@@ -36,7 +36,7 @@ def test_federated_workload_validates(
     answer = jwt.validate(federation.workload(validator).envoy.workload_api(), token, audience)
 
     assert answer.code is grpc.StatusCode.OK, f"{validator}: {answer}"
-    assert answer.spiffe_id == own, f"{validator} was told {answer.spiffe_id}"
+    assert answer.spiffe_id == own, f"{validator} got {answer.spiffe_id}"
     assert answer.claims["sub"] == own, f"sub is {answer.claims['sub']}"
     assert answer.claims["aud"] in (audience, [audience]), f"aud is {answer.claims['aud']}"
     assert answer.claims["exp"], "there is no exp"
@@ -52,7 +52,7 @@ def test_unfederated_workload_does_not(federation: Testbed, audience: str, saw: 
 
     assert control.code is grpc.StatusCode.OK, f"the federated workload got {control}"
     assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, f"loner: {answer}"
-    assert not answer.spiffe_id, f"loner was told {answer.spiffe_id}"
+    assert not answer.spiffe_id, f"loner got {answer.spiffe_id}"
     saw(answer.details)
 
 
@@ -60,7 +60,7 @@ def test_unfederated_workload_does_not(federation: Testbed, audience: str, saw: 
 def test_key_of_another_domain_signs_nothing(
     federation: Testbed, audience: str, other: str, saw: Saw
 ) -> None:
-    """A token is rejected whose subject is in any trust domain and whose key is in none of them."""
+    """A token with a subject in any trust domain is rejected if no trust domain has its key."""
     stranger = Partner("stranger.example")
     token = stranger.token(f"spiffe://{other}/shop", audience)
 

@@ -1,4 +1,4 @@
-"""What happens to programs that spiffe-helper runs: each once, and asked of many times."""
+"""The experiments with programs that spiffe-helper runs: each runs once, for many checks."""
 
 from svidproof import Capability, Progress, Testbed, experiment
 from svidproof.checks import (
@@ -21,27 +21,27 @@ CA = [Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT]
 
 @experiment("manifest", seconds=15)
 def renewals(testbed: Testbed, progress: Progress) -> Renewals:
-    """What was seen until the files of both sides had been renewed often enough."""
+    """The observation until the files of both sides were renewed often enough."""
     return observe_renewals(testbed, BOTH, progress)
 
 
 @experiment("manifest", testbed="faults", changes=True, seconds=7, needs=CA)
 def succession(testbed: Testbed, progress: Progress) -> Succession:
-    """The server signs below another root, as soon as everybody has that in the bundle."""
+    """The server switches to a CA below another root, once every bundle has that root."""
     progress("changing the authority")
     return succeed(testbed, BOTH, ALL, Authority.create("next", testbed.scenario.trust_domain))
 
 
 @experiment("manifest", testbed="faults", changes=True, seconds=7, needs=CA)
 def retirement(_testbed: Testbed, progress: Progress, succession: Succession) -> Retirement:
-    """The root before that is revoked."""
+    """The former root is revoked."""
     progress("revoking the former authority")
     return retire(succession, ALL)
 
 
 @experiment("manifest", testbed="faults", changes=True, seconds=7)
 def crashes(testbed: Testbed, progress: Progress) -> Recovery:
-    """The client's program crashes; the server's spiffe-helper does, and is started again."""
+    """The client's program crashes; so does the server's spiffe-helper, which is restarted."""
 
     def crash() -> None:
         testbed.helped[CLIENT].crash_program()

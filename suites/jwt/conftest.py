@@ -1,4 +1,4 @@
-"""A process that issues and validates JWT-SVIDs by the Workload API."""
+"""A process that fetches and validates JWT-SVIDs with the Workload API."""
 
 import pytest
 
@@ -42,5 +42,5 @@ def oidc_key_change(testbed: Testbed, progress: Progress) -> OidcKeyChange:
 
 @pytest.fixture
 def jwt_verifier_id(jwt_key_change: JwtKeyChange) -> str:
-    """The SPIFFE ID of the process whose tokens are validated there."""
+    """The SPIFFE ID of the process whose tokens are verified there."""
     return jwt_key_change.testbed.scenario.spiffe_id(tokens.VERIFIER)

@@ -196,7 +196,7 @@ def test_hints_are_those_of_the_entries_and_unique(
 
 
 def _hints(verifier: tokens.Verifier, audience: str) -> dict[str, list[tuple[str, str]]]:
-    """SPIFFE IDs and hints of everything that the process is served."""
+    """The SPIFFE IDs and hints of all SVIDs of the process."""
     answer = verifier.fetch(audience)
     ids = (spiffe_id for spiffe_id, _ in answer.svids)
     svids = fetch_x509(verifier.target).svids
@@ -210,7 +210,7 @@ def _hints(verifier: tokens.Verifier, audience: str) -> dict[str, list[tuple[str
 def test_lifetime_is_the_entrys(
     bearer: Testbed, verifier: tokens.Verifier, audience: str, saw: Saw
 ) -> None:
-    """An entry's `jwt_svid_ttl` decides how long a JWT-SVID lives, not its `x509_svid_ttl`."""
+    """The TTL of a JWT-SVID is its entry's `jwt_svid_ttl`, not its `x509_svid_ttl`."""
     spiffe_id = bearer.scenario.spiffe_id("short")
     selectors = bearer.prober.selectors
     with bearer.registered("short", selectors, ttl=X509_TTL, jwt_svid_ttl=JWT_TTL):
@@ -228,7 +228,7 @@ def test_lifetime_is_the_entrys(
 def test_lifetime_without_ttl_is_the_servers_default(
     verifier: tokens.Verifier, audience: str
 ) -> None:
-    """The JWT-SVID of an entry without a TTL lives for the server's default, five minutes."""
+    """The TTL of a JWT-SVID whose entry has none is the server's default, five minutes."""
     lifetime = _lifetime(verifier.token(audience))
 
     assert abs(lifetime - DEFAULT_TTL) <= TRUNCATION, f"it lives for {lifetime} s"

@@ -1,4 +1,4 @@
-"""ValidateJWTSVID accepts every valid JWT-SVID and rejects each that is wrong in one way.
+"""ValidateJWTSVID accepts every valid JWT-SVID, and rejects each with one flaw.
 
 The tokens are signed by keys of the suite's own, whose bundle the process has: a rejection is for
 the flaw, and not for an unknown key.
@@ -41,7 +41,7 @@ def test_valid_foreign_token_is_accepted(verifier: tokens.Verifier, name: str) -
 
 @requirement("JWT-6")
 def test_own_token_is_accepted(verifier: tokens.Verifier, audience: str) -> None:
-    """A JWT-SVID of SPIRE's is accepted for each of its audiences, with its claims."""
+    """A JWT-SVID issued by SPIRE is accepted for each of its audiences, with its claims."""
     second = f"second-{audience}"
     token = verifier.token(audience, second)
     claims = jwt.Token.read(token).claims
@@ -58,14 +58,14 @@ def test_own_token_is_accepted(verifier: tokens.Verifier, audience: str) -> None
 @requirement("JWT-7")
 @tokens.flaws_of(Rule.ALGORITHM)
 def test_wrong_algorithm_is_rejected(verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw) -> None:
-    """A token without a signature, or by an algorithm that JWT-SVIDs may not use, is rejected."""
+    """A token without a signature, or with an algorithm that JWT-SVIDs may not use, is rejected."""
     saw(tokens.assert_rejected(verifier, flaw))
 
 
 @requirement("JWT-8")
 @tokens.flaws_of(Rule.KEY)
 def test_wrong_key_is_rejected(verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw) -> None:
-    """A token that is signed by any key but the one of its trust domain is rejected."""
+    """A token signed with any other key than those of its trust domain is rejected."""
     saw(tokens.assert_rejected(verifier, flaw))
 
 
@@ -136,20 +136,20 @@ def test_token_for_another_audience_is_rejected(
 def test_token_of_another_type_is_rejected(
     verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw
 ) -> None:
-    """A token of another type, or with a critical header that is unknown, is rejected."""
+    """A token with another type or an unknown critical header is rejected."""
     saw(tokens.assert_rejected(verifier, flaw))
 
 
 @requirement("JWT-13")
 @tokens.flaws_of(Rule.SUBJECT)
 def test_wrong_subject_is_rejected(verifier: tokens.Verifier, flaw: TokenFlaw, saw: Saw) -> None:
-    """A token is rejected whose subject is no SPIFFE ID of a trust domain with a bundle."""
+    """A token is rejected unless its subject is a SPIFFE ID of a trust domain with a bundle."""
     saw(tokens.assert_rejected(verifier, flaw))
 
 
 @requirement("JWT-14")
 def test_bundles_are_those_of_the_server(bearer: Testbed, verifier: tokens.Verifier) -> None:
-    """FetchJWTBundles has the JWT keys of the own trust domain, exactly as the server has them."""
+    """FetchJWTBundles has exactly the server's JWT keys for the process's own trust domain."""
     delivered = {str(key["kid"]): jwt.public_key(key) for key in verifier.jwt_keys()}
 
     listed = bearer.spire.jwt_keys()
@@ -159,7 +159,7 @@ def test_bundles_are_those_of_the_server(bearer: Testbed, verifier: tokens.Verif
 
 @requirement("JWT-14")
 def test_bundles_are_of_federated_domains_only(verifier: tokens.Verifier) -> None:
-    """FetchJWTBundles has a bundle for each federated trust domain apart, and no other."""
+    """FetchJWTBundles has a separate bundle for each federated trust domain, and no other."""
     answer = jwt.bundles(verifier.target)
 
     expected = {verifier.trust_domain, *verifier.federated}

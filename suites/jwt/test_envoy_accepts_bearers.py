@@ -1,4 +1,4 @@
-"""Envoy's jwt_authn accepts the bearers of JWT-SVIDs, by the keys of the JWT bundles."""
+"""Envoy's jwt_authn accepts the bearers of JWT-SVIDs, using the keys of the JWT bundles."""
 
 import uuid
 from collections import Counter
@@ -47,7 +47,7 @@ def ask(bearer: Testbed, token: str | None, tag: str = "") -> Exchange:
 
 
 def counted(bearer: Testbed) -> Counter[str]:
-    """How many requests Envoy's filter has allowed and denied so far.
+    """The numbers of requests that Envoy's filter has allowed and denied.
 
     Since 1.40 Envoy counts at the listener, and earlier where the filter's configuration is from.
     """
@@ -100,7 +100,7 @@ def test_bearer_of_valid_token_is_accepted(bearer: Testbed, guarded: Wanted, nam
 def test_bearer_of_flawed_token_gets_401(
     bearer: Testbed, guarded: Wanted, flaw: TokenFlaw, saw: Saw
 ) -> None:
-    """A token that is wrong in one way gets HTTP 401, and the app sees nothing.
+    """A token with one flaw gets HTTP 401, and the request does not reach the app.
 
     For a valid token with other audiences Envoy has HTTP 403.
     """
@@ -119,7 +119,7 @@ def test_bearer_of_flawed_token_gets_401(
 
 @requirement("JWT-20")
 def test_request_without_token_gets_401(bearer: Testbed, guarded: Wanted) -> None:
-    """A request without a token gets HTTP 401, and the app sees nothing."""
+    """A request without a token gets HTTP 401, and does not reach the app."""
     api = bearer.workload(API)
     assert_accepted(ask(bearer, guarded.token()))
     before = api.tally()

@@ -1,4 +1,4 @@
-"""A JWT key is followed by another: prepared, activated, and the first one tainted and revoked."""
+"""A JWT key is rotated: the next one is prepared and activated, the first tainted and revoked."""
 
 import grpc
 
@@ -8,7 +8,7 @@ from svidproof.checks import Accepted, JwtKeyChange, tokens
 
 @requirement("JWT-15")
 def test_prepared_key_is_in_the_bundle(jwt_key_change: JwtKeyChange, measure: Measure) -> None:
-    """The prepared key is in the JWT bundle of the Workload API soon."""
+    """The prepared key soon appears in the JWT bundle of the Workload API."""
     took = jwt_key_change.took("prepared")
 
     measure("from a prepared JWT key to the JWT bundle", took, "s")
@@ -31,7 +31,7 @@ def test_prepared_key_signs_nothing(jwt_key_change: JwtKeyChange) -> None:
 
 @requirement("JWT-16")
 def test_every_served_token_is_valid(jwt_key_change: JwtKeyChange, saw: Saw) -> None:
-    """From before the preparation until after the revocation, every served token is valid."""
+    """Every token served from before the preparation until after the revocation is valid."""
     served = jwt_key_change.served
 
     assert len({token.key_id for token in served}) > 1, "only one key signed tokens"
@@ -44,7 +44,7 @@ def test_every_served_token_is_valid(jwt_key_change: JwtKeyChange, saw: Saw) -> 
 def test_former_token_stays_valid_until_revocation(
     jwt_key_change: JwtKeyChange, jwt_verifier_id: str
 ) -> None:
-    """A token of the former key is accepted after the activation, and after the taint."""
+    """A token of the former key is accepted after the activation and after the tainting."""
     for phase in ("activated", "tainted"):
         tokens.assert_validated(jwt_key_change.former[phase], jwt_verifier_id)
 
@@ -85,7 +85,7 @@ def test_revoked_key_leaves_the_bundle(jwt_key_change: JwtKeyChange, measure: Me
 def test_token_of_revoked_key_is_rejected(
     jwt_key_change: JwtKeyChange, jwt_verifier_id: str, saw: Saw
 ) -> None:
-    """A token of the revoked key is rejected that was accepted before and has not expired."""
+    """A token of the revoked key, accepted before and not expired, is rejected."""
     change, answer = jwt_key_change, jwt_key_change.former["revoked"]
     assert change.left > 0, "the token had expired: this proves nothing"
     tokens.assert_validated(change.former["tainted"], jwt_verifier_id)

@@ -1,4 +1,4 @@
-"""Clients that know nothing of SPIFFE verify JWT-SVIDs by SPIRE's OIDC discovery provider."""
+"""Clients without SPIFFE support verify JWT-SVIDs with SPIRE's OIDC discovery provider."""
 
 import pytest
 
@@ -130,7 +130,7 @@ def test_next_key_is_published_in_time(oidc_key_change: OidcKeyChange, measure: 
 
 @requirement("JWT-24")
 def test_every_token_is_verified_meanwhile(oidc_key_change: OidcKeyChange, saw: Saw) -> None:
-    """From before the preparation until after the revocation, every new token is verified."""
+    """Every token issued from before the preparation until after the revocation is verified."""
     verified = oidc_key_change.tokens
 
     keys = {token.key_id for token in verified}

@@ -1,4 +1,4 @@
-"""What is taken away from a testbed, for how long, and what is recorded of it: each once."""
+"""The experiments with faults: what is disturbed, for how long, and the record; each runs once."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -144,7 +144,7 @@ def agent_paused(testbed: Testbed, progress: Progress) -> Outage:
 
 @experiment("outage", testbed="agent-gone", changes=True, seconds=55, needs=NEEDS)
 def agent_gone(testbed: Testbed, progress: Progress) -> Outage:
-    """The agent is killed for longer than SVIDs live."""
+    """The agent is killed for longer than the lifetime of SVIDs."""
     agent = _agent(testbed)
     fault = testbed.faults.killed(agent)
     plan = OutagePlan(fault, after_agent, outlasts=True, stopped=(agent,), agent_answers=False)
@@ -153,7 +153,7 @@ def agent_gone(testbed: Testbed, progress: Progress) -> Outage:
 
 @experiment("outage", testbed="asleep", changes=True, seconds=35, needs=NEEDS)
 def asleep(testbed: Testbed, progress: Progress) -> Outage:
-    """Everything stands still for longer than SVIDs live, as on a laptop that sleeps."""
+    """All components are paused for longer than the lifetime of SVIDs, as on a suspended laptop."""
     everything = tuple(testbed.components)
     plan = OutagePlan(
         testbed.faults.paused(*everything),
@@ -192,7 +192,7 @@ def sidecar_restarted(testbed: Testbed, progress: Progress) -> Starts:
 
 @experiment("restarts", testbed="sidecars", changes=True, seconds=20, needs=NEEDS)
 def sidecar_without_agent(testbed: Testbed, progress: Progress) -> Starts:
-    """The client's sidecar starts while there is no agent, which comes later."""
+    """The client's sidecar starts without an agent, which starts later."""
     bound = after_agent(0.0)
     return observe_starts(testbed, ["client"], bound, progress, agent_away=True)
 
@@ -208,13 +208,13 @@ def burst_of_sidecars(testbed: Testbed, progress: Progress) -> Starts:
 
 @experiment("outage", testbed="entries", changes=True, seconds=4, needs=NEEDS)
 def entry_changes(testbed: Testbed, progress: Progress) -> EntryChanges:
-    """One entry is created, changed, deleted and made again under the same ID."""
+    """One entry is created, changed, deleted and created again with the same ID."""
     return observe_entry(testbed, entry_bound(testbed), progress)
 
 
 @experiment("outage", testbed="entries", changes=True, seconds=20, needs=RELAYED)
 def entry_replacement(testbed: Testbed, progress: Progress) -> EntryChanges:
-    """One entry changes and is replaced while the agent hears late, or nothing, of it."""
+    """One entry is changed and replaced while the agent syncs late, or misses the change."""
     return observe_replacement(testbed, entry_bound(testbed), progress)
 
 
@@ -234,10 +234,10 @@ def banned_agent(testbed: Testbed, progress: Progress) -> Ban:
 
 
 def entry_bound(testbed: Testbed) -> float:
-    """The longest sound time from an entry to its SVID.
+    """The longest allowed time from an entry to its SVID.
 
-    The server reloads its entries every interval, the agent synchronises with a tenth of jitter,
-    and it fetches an SVID that is asked for soon afterwards.
+    The server reloads its entries every interval, and the agent syncs with ten percent of jitter
+    and fetches a requested SVID soon afterwards.
     """
     interval = testbed.settings.timing.sync_s
     return interval + interval * 1.1 + MISSING_SVID_S + LAG
@@ -251,7 +251,7 @@ def server_restart(testbed: Testbed, progress: Progress) -> ServerRestart:
 
 @experiment("outage", testbed="evicted", changes=True, seconds=27, needs=RELAYED)
 def cached_token(testbed: Testbed, progress: Progress) -> CachedToken:
-    """Tokens are asked for: one that is due while the server hangs, one that has expired."""
+    """Tokens are requested: one that is due while the server hangs, and one that has expired."""
     return observe_cached_token(testbed, progress)
 
 
@@ -287,7 +287,7 @@ def database_hangs(testbed: Testbed, progress: Progress) -> Outage:
 
 @experiment("database", testbed="database-noticed", changes=True, seconds=65, needs=DATABASE)
 def database_noticed(testbed: Testbed, progress: Progress) -> Noticed:
-    """The server's database is killed until every health endpoint of the server says so."""
+    """The server's database is killed until every health endpoint of the server reports it."""
     [database, _] = _database(testbed)
     return observe_health(testbed, testbed.faults.killed(database), progress)
 
@@ -355,7 +355,7 @@ def agent_disk_read_only(testbed: Testbed, progress: Progress) -> Unstored:
 
 @experiment("restarts", testbed="sidecars", changes=True, seconds=8, needs=OWN_FILES)
 def server_disk_full(testbed: Testbed, progress: Progress) -> KeysRefused:
-    """The disk of a server is full, and it is told to prepare its next authority."""
+    """The disk of a server is full, and it is asked to prepare its next authority."""
     server = testbed.spire
     return observe_keys_refused(
         testbed, testbed.faults.disk_full(server.component, server.keys), progress
@@ -421,7 +421,7 @@ def helper_killed(testbed: Testbed, progress: Progress) -> FileOutage:
 
 @experiment("helper-outage", testbed="helper-asleep", changes=True, seconds=35, needs=NEEDS)
 def helper_paused(testbed: Testbed, progress: Progress) -> FileOutage:
-    """The client's spiffe-helper and its program stand still until their SVID has expired."""
+    """The client's spiffe-helper and its program are paused until their SVID has expired."""
     helper, away = testbed.helped["client"].component, after_helper(testbed)
     plan = FilePlan(testbed.faults.paused(helper), ("client",), away, outlasts=True)
     return observe_file_outage(testbed, plan, progress)

@@ -1,7 +1,7 @@
-"""SPIRE agent is away, and sidecars keep what they have and come back to it.
+"""SPIRE agent is down, and sidecars keep their secrets and reconnect to it.
 
-A sidecar opens its SDS streams again by Envoy's own rule: after a random time that is at most 30
-seconds. See svidproof.model.rules.recovery_rule.
+A sidecar reopens its SDS streams with Envoy's backoff: after a random time of at most 30 seconds.
+See svidproof.model.rules.recovery_rule.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ each_sidecar = pytest.mark.parametrize("name", BOTH)
 def test_no_request_fails_without_the_agent(
     agent_restarted: Mapping[str, Outage], how: str
 ) -> None:
-    """Every request succeeds while the agent is not there."""
+    """Every request succeeds while the agent is down."""
     agent_restarted[how].assert_none_failed(CLIENT)
 
 
 @requirement("RESILIENCE-5")
 def test_no_request_fails_while_the_agent_hangs(agent_paused: Outage) -> None:
-    """Every request succeeds while the agent does not answer."""
+    """Every request succeeds while the agent hangs."""
     agent_paused.assert_none_failed(CLIENT)
 
 
@@ -37,7 +37,7 @@ def test_no_request_fails_while_the_agent_hangs(agent_paused: Outage) -> None:
 def test_streams_are_opened_again(
     agent_restarted: Mapping[str, Outage], how: str, name: str
 ) -> None:
-    """The new agent is asked for the SVID and for the bundle of each sidecar."""
+    """The new agent gets requests for the SVID and the bundle of each sidecar."""
     outage = agent_restarted[how]
 
     missing = {outage.testbed.scenario.spiffe_id(name), BUNDLE} - outage.streams(name)
@@ -51,7 +51,7 @@ def test_streams_are_opened_again(
 def test_sidecars_get_new_svids(
     agent_restarted: Mapping[str, Outage], how: str, name: str, measure: Measure
 ) -> None:
-    """Each sidecar gets an SVID of the new agent, as soon as Envoy's rule says."""
+    """Each sidecar gets an SVID of the new agent within the bound of Envoy's backoff."""
     took = assert_recovered(agent_restarted[how], name)
 
     measure(f"from the agent's start to a new SVID, agent {how}, {name}", took, "s")
@@ -60,7 +60,7 @@ def test_sidecars_get_new_svids(
 @requirement("RESILIENCE-6")
 @each_sidecar
 def test_renewals_resume_after_a_hang(agent_paused: Outage, name: str, measure: Measure) -> None:
-    """Each sidecar gets an SVID signed after the agent goes on, over the stream that it had."""
+    """Each sidecar gets an SVID signed after the agent resumes, over its existing stream."""
     took = assert_recovered(agent_paused, name)
 
     measure(f"from the agent's resumption to a new SVID, {name}", took, "s")

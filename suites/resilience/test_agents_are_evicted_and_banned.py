@@ -1,4 +1,4 @@
-"""An agent that the server deletes attests again; one that it bans does not."""
+"""An agent that the server evicts attests again; one that the server bans does not."""
 
 from http import HTTPStatus
 
@@ -22,7 +22,7 @@ def test_evicted_agent_attests_again(evicted_agent: Eviction, measure: Measure) 
 @requirement("RESILIENCE-17")
 @pytest.mark.parametrize("name", ["server", "client"])
 def test_renewals_go_on(evicted_agent: Eviction, name: str) -> None:
-    """Each sidecar gets SVIDs of the agent that has attested again."""
+    """Each sidecar gets SVIDs from the agent after it has attested again."""
     assert name in evicted_agent.renewed, f"{name} was not renewed; {evicted_agent.late}"
 
 
@@ -37,7 +37,7 @@ def test_no_request_fails(evicted_agent: Eviction) -> None:
 
 @requirement("RESILIENCE-18")
 def test_banned_agent_ends(banned_agent: Ban, measure: Measure) -> None:
-    """The banned agent notices at its next synchronisation and ends with an error."""
+    """The banned agent notices at its next sync, and exits with an error."""
     assert banned_agent.ended is not None, f"a banned agent went on; {banned_agent.late}"
 
     moment, status = banned_agent.ended
@@ -48,7 +48,7 @@ def test_banned_agent_ends(banned_agent: Ban, measure: Measure) -> None:
 
 @requirement("RESILIENCE-18")
 def test_banned_agent_cannot_attest(banned_agent: Ban) -> None:
-    """The banned agent starts again, is refused by the server with the reason, and ends."""
+    """The banned agent is started again, is refused by the server with the reason, and exits."""
     assert banned_agent.again is not None, f"a banned agent went on; {banned_agent.late}"
 
     reasons = [r.fields.get("error", "") for r in banned_agent.lines]

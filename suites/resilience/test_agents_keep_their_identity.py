@@ -1,4 +1,4 @@
-"""An agent that keeps its keys on disk is the same after a restart; what it does without them."""
+"""An agent with keys on disk keeps its identity after a restart; and agents that lack theirs."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -22,7 +22,7 @@ class Untrue(AssertionError):  # noqa: N818  a verdict, not a programming error
 @requirement("RESILIENCE-25")
 @each_end
 def test_agent_loads_its_svid(agent_kept: Mapping[str, AgentRestart], how: str) -> None:
-    """The agent loads the SVID that it has stored, and does not attest for one."""
+    """The agent loads its stored SVID, and does not attest again."""
     restart = agent_kept[how]
 
     attested = [m for m in restart.messages if ATTESTS in m]
@@ -54,7 +54,7 @@ def test_agent_notices_that_its_data_is_lost(data_lost: Unstored, endpoint: str,
 
 @requirement("RESILIENCE-26")
 def test_agent_renews_its_svid_when_its_data_is_back(data_lost: Unstored, measure: Measure) -> None:
-    """Once the directory is back, the agent renews its own SVID as soon as its rule says."""
+    """Once the directory is back, the agent renews its own SVID within the bound of its rule."""
     took = data_lost.renewed_s()
 
     measure("from the return of an agent's data to its next SVID", took, "s")
@@ -74,7 +74,7 @@ def test_agent_is_ready_when_its_data_is_back(data_lost: Unstored, endpoint: str
 @requirement("RESILIENCE-28")
 @each_endpoint
 def test_agent_without_a_server_is_not_ready(agent_alone: Answers, endpoint: str, saw: Saw) -> None:
-    """An agent that starts while there is no server is not healthy."""
+    """An agent that starts without a server is not healthy."""
     said = agent_alone.during[endpoint]
 
     if health.HEALTHY in said:
@@ -85,7 +85,7 @@ def test_agent_without_a_server_is_not_ready(agent_alone: Answers, endpoint: str
 @requirement("RESILIENCE-28")
 @each_endpoint
 def test_agent_is_ready_when_its_server_is_there(agent_alone: Answers, endpoint: str) -> None:
-    """Once the server is there, the agent attests without a restart, and is healthy."""
+    """Once the server is up, the agent attests without a restart, and is healthy."""
     assert agent_alone.recovered, "the agent was not ready after its server's return"
     assert agent_alone.after[endpoint] == health.HEALTHY, (
         f"{endpoint}: {agent_alone.after[endpoint]}"
@@ -121,7 +121,7 @@ def test_expired_agent_attests_again(agents_expired: Mapping[str, AgentStart]) -
 
 @requirement("RESILIENCE-30")
 def test_expired_agent_says_why_it_cannot(agents_expired: Mapping[str, AgentStart]) -> None:
-    """One whose join token has been used is not ready, and logs why."""
+    """An agent whose join token has been used is not ready, and logs why."""
     start = agents_expired["cannot"]
 
     assert not start.ready, "an agent attested again with a join token that had been used"

@@ -1,4 +1,4 @@
-"""The connection between agent and server is refused, held or delayed, and nobody notices.
+"""The connection between agent and server is refused, held or delayed, and no request fails.
 
 A relay of the suite is between the two, and proves that it has passed, refused or held bytes.
 """
@@ -25,7 +25,7 @@ def test_no_request_fails(connection_broken: Mapping[str, Outage], how: str) -> 
 def test_renewals_resume(
     connection_broken: Mapping[str, Outage], how: str, name: str, measure: Measure
 ) -> None:
-    """Each sidecar gets an SVID signed after the fault, as soon as the agent's rule says."""
+    """Each sidecar gets an SVID signed after the fault, within the bound of the agent's rule."""
     took = assert_recovered(connection_broken[how], name)
 
     measure(f"from a connection's return to a new SVID, {how}, {name}", took, "s")

@@ -1,4 +1,4 @@
-"""What an agent serves of the JWT-SVIDs in its cache while the server hangs or is away."""
+"""The cached JWT-SVIDs that an agent serves while the server hangs or is down."""
 
 from grpc import StatusCode
 
@@ -14,7 +14,7 @@ class TooLate(AssertionError):  # noqa: N818  a verdict, not a programming error
 def test_due_token_is_served_while_the_server_hangs(
     cached_token: CachedToken, measure: Measure
 ) -> None:
-    """A caller with a deadline of five seconds gets the token that is cached and valid."""
+    """A caller with a deadline of five seconds gets the cached, valid token."""
     control, hanging = cached_token.control, cached_token.hanging
     assert control.answer.code is StatusCode.OK, f"control: {control.answer}"
     assert hanging.left > hanging.seconds, "the token had expired meanwhile: this proves nothing"
@@ -22,8 +22,8 @@ def test_due_token_is_served_while_the_server_hangs(
     measure("wait for a cached token while the server hangs", hanging.seconds, "s")
     # At the caller's deadline the agent gives up, too, and a token may come just before or after.
     if hanging.seconds > LAG:
-        told = f"{hanging.answer.code.name} after {hanging.seconds:.1f} s"
-        raise TooLate(f"{told}, with a cached token that had {hanging.left:.1f} s left")
+        got = f"{hanging.answer.code.name} after {hanging.seconds:.1f} s"
+        raise TooLate(f"{got}, with a cached token that had {hanging.left:.1f} s left")
     assert hanging.answer.code is StatusCode.OK, f"got {hanging.answer}"
 
 
@@ -35,7 +35,7 @@ def test_token_is_served_afterwards(cached_token: CachedToken) -> None:
 
 @requirement("RESILIENCE-38")
 def test_expired_token_is_not_served(cached_token: CachedToken, saw: Saw) -> None:
-    """A caller gets an error, and not the token that is cached and has expired."""
+    """A caller gets an error, and not the cached token that has expired."""
     expired = cached_token.expired
     assert expired.left < 0, "the token had not expired: this proves nothing"
 

@@ -1,4 +1,4 @@
-"""What is stopped by SIGTERM exits with status 0 and leaves nothing behind."""
+"""Server and agent exit with status 0 on SIGTERM, and leave nothing behind."""
 
 import re
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""The database of SPIRE server is away, and nobody notices as long as SVIDs last.
+"""The database of SPIRE server is down, and no request fails before SVIDs expire.
 
-A server that cannot ask its database answers no agent, so that the bounds are those of a server
-that is away itself: see test_server_outages_are_survived.py.
+A server without its database does not answer agents, so the bounds are those of a server that is
+down: see test_server_outages_are_survived.py.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ class Untrue(AssertionError):  # noqa: N818  a verdict, not a programming error
 @requirement("RESILIENCE-21")
 @each_fault
 def test_no_request_fails(database_away: Mapping[str, Outage], how: str) -> None:
-    """Every request succeeds before, during and after the absence of the database."""
+    """Every request succeeds before, during and after the outage of the database."""
     database_away[how].assert_none_failed(CLIENT)
 
 
@@ -34,7 +34,7 @@ def test_no_request_fails(database_away: Mapping[str, Outage], how: str) -> None
 def test_renewals_resume(
     database_away: Mapping[str, Outage], how: str, name: str, measure: Measure
 ) -> None:
-    """Each sidecar gets an SVID signed after the return, as soon as the agent's rule says."""
+    """Each sidecar gets an SVID signed after the return, within the bound of the agent's rule."""
     took = assert_recovered(database_away[how], name)
 
     measure(f"from the database's return to a new SVID, database {how}, {name}", took, "s")
@@ -43,7 +43,7 @@ def test_renewals_resume(
 @requirement("RESILIENCE-22")
 @each_sidecar
 def test_sidecars_recover_after_its_end(database_gone: Outage, name: str, measure: Measure) -> None:
-    """After an absence longer than SVIDs live, each sidecar gets a new SVID without a restart."""
+    """After an outage longer than SVIDs live, each sidecar gets a new SVID without a restart."""
     took = assert_recovered(database_gone, name)
 
     measure(f"from the database's return to a new SVID, all expired, {name}", took, "s")
@@ -72,7 +72,7 @@ def test_requests_succeed_after_a_hang(database_hangs: Outage) -> None:
 
 @requirement("RESILIENCE-22")
 def test_entries_are_served_after_its_end(database_gone: Outage, measure: Measure) -> None:
-    """An entry that is created after the return is served as soon as ever."""
+    """An entry that is created after the return is served without a delay."""
     measure(
         "from an entry to its SVID after the database's return",
         database_gone.assert_entry_served(),
@@ -82,7 +82,7 @@ def test_entries_are_served_after_its_end(database_gone: Outage, measure: Measur
 
 @requirement("RESILIENCE-22")
 def test_entries_are_served_after_a_hang(database_hangs: Outage, measure: Measure) -> None:
-    """An entry that is created after the hang is served as soon as ever."""
+    """An entry that is created after the hang is served without a delay."""
     measure("from an entry to its SVID after a hang", database_hangs.assert_entry_served(), "s")
 
 
@@ -91,16 +91,16 @@ def test_entries_are_served_after_a_hang(database_hangs: Outage, measure: Measur
 def test_healthcheck_fails_without_database(
     database_away: Mapping[str, Outage], how: str, saw: Saw
 ) -> None:
-    """`healthcheck` succeeds before and after the absence of the database, and fails meanwhile."""
+    """`healthcheck` succeeds before and after the outage of the database, and fails meanwhile."""
     outage = database_away[how]
     server = outage.testbed.spire.component
-    told = {when: asked.of(server, health.COMMAND) for when, asked in outage.health.items()}
+    answers = {when: asked.of(server, health.COMMAND) for when, asked in outage.health.items()}
 
-    assert told["before"] == health.HEALTHY, f"healthcheck, with a database: {told['before']}"
-    if told["during"] == health.HEALTHY:
+    assert answers["before"] == health.HEALTHY, f"healthcheck, with a database: {answers['before']}"
+    if answers["during"] == health.HEALTHY:
         raise Untrue(f"healthcheck: healthy, with {outage.fault.name}")
-    assert told["after"] == health.HEALTHY, f"healthcheck, with a database: {told['after']}"
-    saw(f"healthcheck with {outage.fault.name}: {told['during']}")
+    assert answers["after"] == health.HEALTHY, f"healthcheck, with a database: {answers['after']}"
+    saw(f"healthcheck with {outage.fault.name}: {answers['during']}")
 
 
 @requirement("RESILIENCE-23")
@@ -108,7 +108,7 @@ def test_healthcheck_fails_without_database(
 def test_endpoint_notices_that_the_database_is_gone(
     database_noticed: Noticed, endpoint: str, measure: Measure
 ) -> None:
-    """Each endpoint says that the server is not healthy, some of them up to a minute later."""
+    """Each endpoint reports that the server is not healthy, some up to a minute later."""
     before = database_noticed.before[endpoint]
     assert before == health.HEALTHY, f"{endpoint}, with a database: {before}"
 
@@ -128,7 +128,7 @@ def test_no_request_fails_while_sqlite_is_locked(database_locked: Locked) -> Non
 @requirement("RESILIENCE-24")
 @each_sidecar
 def test_renewals_resume_after_a_lock(database_locked: Locked, name: str, measure: Measure) -> None:
-    """Each sidecar gets an SVID signed after the lock, as soon as the agent's rule says."""
+    """Each sidecar gets an SVID signed after the lock, within the bound of the agent's rule."""
     took = assert_recovered(database_locked.outage, name)
 
     measure(f"from the lock's end to a new SVID, {name}", took, "s")
@@ -136,7 +136,7 @@ def test_renewals_resume_after_a_lock(database_locked: Locked, name: str, measur
 
 @requirement("RESILIENCE-24")
 def test_write_is_refused_while_sqlite_is_locked(database_locked: Locked, measure: Measure) -> None:
-    """The server refuses a new entry with the reason, and does not have it afterwards."""
+    """The server rejects a new entry with the reason, and does not have it afterwards."""
     answer = database_locked.answer
 
     assert answer, "the server says that it has stored an entry in a locked database"
@@ -147,5 +147,5 @@ def test_write_is_refused_while_sqlite_is_locked(database_locked: Locked, measur
 
 @requirement("RESILIENCE-24")
 def test_entries_are_served_after_a_lock(database_locked: Locked) -> None:
-    """An entry that is created after the lock is served as soon as ever."""
+    """An entry that is created after the lock is served without a delay."""
     database_locked.outage.assert_entry_served()

@@ -1,4 +1,4 @@
-"""Nothing can be written to the disk of an agent or of a server for a while."""
+"""The disk of an agent or of a server is full or read-only for some time."""
 
 from http import HTTPStatus
 
@@ -22,7 +22,7 @@ def test_agent_logs_that_its_disk_is_full(agent_disk_full: Unstored, saw: Saw) -
 
 @requirement("RESILIENCE-36")
 def test_agent_logs_that_its_disk_is_read_only(agent_disk_read_only: Unstored, saw: Saw) -> None:
-    """An agent that may not write its next key logs that."""
+    """An agent that lacks permission to write its next key logs that."""
     saw(_assert_logged(agent_disk_read_only, READ_ONLY))
 
 
@@ -30,7 +30,7 @@ def test_agent_logs_that_its_disk_is_read_only(agent_disk_read_only: Unstored, s
 def test_agent_renews_its_svid_when_there_is_room(
     agent_disk_full: Unstored, measure: Measure
 ) -> None:
-    """Once there is room, the agent renews its own SVID as soon as its rule says."""
+    """Once there is space, the agent renews its own SVID within the bound of its rule."""
     _assert_renewed(agent_disk_full, measure)
 
 
@@ -38,7 +38,7 @@ def test_agent_renews_its_svid_when_there_is_room(
 def test_agent_renews_its_svid_when_it_may_write(
     agent_disk_read_only: Unstored, measure: Measure
 ) -> None:
-    """Once it may write, the agent renews its own SVID as soon as its rule says."""
+    """Once it can write, the agent renews its own SVID within the bound of its rule."""
     _assert_renewed(agent_disk_read_only, measure)
 
 
@@ -58,7 +58,7 @@ def test_no_request_fails_while_the_disk_is_read_only(
 
 @requirement("RESILIENCE-35")
 def test_server_refuses_keys_that_it_cannot_write(server_disk_full: KeysRefused, saw: Saw) -> None:
-    """A server whose disk is full refuses to prepare an authority, with the reason."""
+    """A server whose disk is full rejects the preparation of an authority, with the reason."""
     answer = server_disk_full.answer
 
     assert answer, "the server prepared an authority whose key it could not write"
@@ -68,7 +68,7 @@ def test_server_refuses_keys_that_it_cannot_write(server_disk_full: KeysRefused,
 
 @requirement("RESILIENCE-35")
 def test_server_signs_with_its_authority(server_disk_full: KeysRefused, saw: Saw) -> None:
-    """It goes on to sign with the authority that it has, for new entries, too."""
+    """The server continues to sign with its present authority, also for new entries."""
     before, meanwhile = server_disk_full.authorities
 
     assert meanwhile == before, f"authority {meanwhile} followed {before}"
@@ -79,7 +79,7 @@ def test_server_signs_with_its_authority(server_disk_full: KeysRefused, saw: Saw
 @requirement("RESILIENCE-35")
 @pytest.mark.parametrize("endpoint", [health.LIVE, health.READY, health.COMMAND])
 def test_server_is_healthy(server_disk_full: KeysRefused, endpoint: str) -> None:
-    """It is healthy, since it serves whoever asks."""
+    """The server is healthy, because it serves requests."""
     said = server_disk_full.health[endpoint]
 
     assert said == health.HEALTHY, f"{endpoint}: {said}"
@@ -87,7 +87,7 @@ def test_server_is_healthy(server_disk_full: KeysRefused, endpoint: str) -> None
 
 @requirement("RESILIENCE-35")
 def test_server_prepares_an_authority_when_there_is_room(server_disk_full: KeysRefused) -> None:
-    """Once there is room, it prepares an authority, without a restart."""
+    """Once there is space, the server prepares an authority without a restart."""
     assert not server_disk_full.again, f"it still refuses: {server_disk_full.again}"
 
 
@@ -95,7 +95,7 @@ def test_server_prepares_an_authority_when_there_is_room(server_disk_full: KeysR
 def test_no_request_fails_while_the_servers_disk_is_full(
     server_disk_full: KeysRefused, saw: Saw
 ) -> None:
-    """Every request succeeds meanwhile."""
+    """Every request succeeds while the server's disk is full."""
     saw(_assert_none_failed(server_disk_full.requests()))
 
 

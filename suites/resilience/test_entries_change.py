@@ -1,4 +1,4 @@
-"""An entry is created, changed, deleted and made again; its process is given what it says now."""
+"""An entry is created, changed, deleted and created again; its process gets the present state."""
 
 import pytest
 
@@ -16,7 +16,7 @@ class Mismatch(AssertionError):  # noqa: N818  a verdict, not a programming erro
 @requirement("RESILIENCE-15")
 @pytest.mark.parametrize("way", [pytest.param(way, id=way) for way in WAYS])
 def test_message_names_the_id_of_its_certificate(entry_changes: EntryChanges, way: str) -> None:
-    """Each message of the Workload API has the SPIFFE ID of its certificate, at every moment."""
+    """Each message of the Workload API has the SPIFFE ID of its certificate at all times."""
     _assert_matching(entry_changes.given[way])
 
 
@@ -25,7 +25,7 @@ def test_message_names_the_id_of_its_certificate(entry_changes: EntryChanges, wa
 def test_message_names_that_id_whatever_the_agent_has_missed(
     entry_replacement: EntryChanges, way: str
 ) -> None:
-    """The same, when the agent hears of a change late, or hears only of the next entry."""
+    """This also holds if the agent syncs a change late, or only the next entry."""
     _assert_matching(entry_replacement.given[way])
 
 
@@ -34,7 +34,7 @@ def test_message_names_that_id_whatever_the_agent_has_missed(
 def test_entry_takes_effect_in_time(
     entry_changes: EntryChanges, way: str, measure: Measure
 ) -> None:
-    """The process is given an SVID of its entry within the intervals of server and agent."""
+    """The process gets an SVID of its entry within the sync intervals of server and agent."""
     took = entry_changes.assert_in_time(way)
 
     measure(f"from an entry's change to its SVID, {way}", took, "s")
@@ -42,7 +42,7 @@ def test_entry_takes_effect_in_time(
 
 @requirement("RESILIENCE-16")
 def test_entry_takes_effect_in_time_after_an_outage(server_gone: Outage, measure: Measure) -> None:
-    """The same once the agent has recovered from a long absence of its server."""
+    """This also holds once the agent has recovered from a long outage of its server."""
     changes = server_gone.entry
     assert changes is not None, "no entry was created after the absence: this proves nothing"
 

@@ -1,4 +1,4 @@
-"""SPIRE is away for longer than SVIDs live: what has expired counts no more.
+"""SPIRE is down for longer than the lifetime of SVIDs: expired SVIDs are rejected.
 
 The control is a valid credential of the same client, which the same listener accepts at the same
 moment.
@@ -25,25 +25,25 @@ class StillUsed(AssertionError):  # noqa: N818  a verdict, not a programming err
 
 @requirement("RESILIENCE-3")
 def test_expired_svid_is_rejected_without_the_server(server_gone: Outage, saw: Saw) -> None:
-    """The client's expired SVID is rejected, with the server away, and a valid one is accepted."""
+    """With the server down, the client's expired SVID is rejected, and a valid one is accepted."""
     saw(_assert_rejected(server_gone))
 
 
 @requirement("RESILIENCE-3")
 def test_expired_svid_is_rejected_without_the_agent(agent_gone: Outage, saw: Saw) -> None:
-    """The client's expired SVID is rejected, with the agent away, and a valid one is accepted."""
+    """With the agent down, the client's expired SVID is rejected, and a valid one is accepted."""
     saw(_assert_rejected(agent_gone))
 
 
 @requirement("RESILIENCE-3")
 def test_no_request_succeeds_without_the_server(server_gone: Outage) -> None:
-    """With the server away, every request fails once both SVIDs have expired."""
+    """With the server down, every request fails once both SVIDs have expired."""
     _assert_none_served(server_gone)
 
 
 @requirement("RESILIENCE-3")
 def test_no_request_succeeds_without_the_agent(agent_gone: Outage) -> None:
-    """With the agent away, every request fails once both SVIDs have expired."""
+    """With the agent down, every request fails once both SVIDs have expired."""
     _assert_none_served(agent_gone)
 
 
@@ -54,26 +54,26 @@ def test_sidecar_logs_the_reason(server_gone: Outage, saw: Saw) -> None:
 
     reasons = [line.fields.get("tls_failure", "") for line in server_gone.logs(component)]
 
-    told = [reason for reason in reasons if EXPIRED.search(reason)]
-    assert told, f"{component} logged {sorted(set(reasons))}"
-    saw(told[0][:200])
+    matching = [reason for reason in reasons if EXPIRED.search(reason)]
+    assert matching, f"{component} logged {sorted(set(reasons))}"
+    saw(matching[0][:200])
 
 
 @requirement("RESILIENCE-11")
 @pytest.mark.parametrize("name", [SERVER, CLIENT])
 def test_workload_api_delivers_no_expired_svid(server_gone: Outage, name: str) -> None:
-    """The agent gives a new Workload API stream no SVID that has expired."""
+    """The agent delivers no expired SVID on a new Workload API stream."""
     answer = server_gone.ending.delivered[name]
 
-    told = answer.svids or answer.code in {StatusCode.UNAVAILABLE, StatusCode.PERMISSION_DENIED}
-    assert told, f"the Workload API did not answer {name}: {answer}"
+    answered = answer.svids or answer.code in {StatusCode.UNAVAILABLE, StatusCode.PERMISSION_DENIED}
+    assert answered, f"the Workload API did not answer {name}: {answer}"
     for svid in answer.svids:
         _assert_not_expired(f"{name} was given", svid.chain[0], server_gone.ending.since)
 
 
 @requirement("RESILIENCE-12")
 def test_sidecar_presents_no_expired_svid(server_gone: Outage) -> None:
-    """A sidecar presents no SVID that has expired to those who connect to it."""
+    """A sidecar presents no expired SVID to its clients."""
     ending = server_gone.ending
     chain = ending.control.peer_chain
 

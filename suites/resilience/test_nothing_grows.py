@@ -1,4 +1,4 @@
-"""A component releases what a call, or the restart of another component, costs it."""
+"""A component releases the resources of a call, and of another component's restart."""
 
 from collections.abc import Mapping
 
@@ -31,7 +31,7 @@ each_restart = pytest.mark.parametrize(
 def test_number_stays(
     growth: Mapping[str, Growth], component: str, what: str, measure: Measure
 ) -> None:
-    """After many calls, a component has not kept one thing of every ten calls."""
+    """After many calls, a component has leaked fewer than one resource per ten calls."""
     own = growth[component]
     before, after = getattr(own.before, what), getattr(own.after, what)
 
@@ -43,7 +43,7 @@ def test_number_stays(
 
 @each_component
 def test_memory_stays(growth: Mapping[str, Growth], component: str, measure: Measure) -> None:
-    """After many calls, a component occupies less than twice the memory of before."""
+    """After many calls, a component uses less than twice as much memory as before."""
     own = growth[component]
 
     measure(f"memory of {component} after {CALLS} calls", own.after.memory / 2**20, "MiB")
@@ -58,7 +58,7 @@ def test_memory_stays(growth: Mapping[str, Growth], component: str, measure: Mea
 def test_number_stays_over_restarts(
     growth_over_restarts: Mapping[str, Growth], restart: str, what: str, measure: Measure
 ) -> None:
-    """After many restarts of another component, one holds less than one thing more per restart."""
+    """After many restarts of another component, a component leaks less than one resource each."""
     own = growth_over_restarts[restart]
     before, after = getattr(own.before, what), getattr(own.after, what)
 
@@ -72,7 +72,7 @@ def test_number_stays_over_restarts(
 def test_memory_stays_over_restarts(
     growth_over_restarts: Mapping[str, Growth], restart: str, measure: Measure
 ) -> None:
-    """After many restarts of another component, a component occupies less than twice the memory."""
+    """After many restarts of another component, a component uses less than twice the memory."""
     own = growth_over_restarts[restart]
 
     measure(f"memory after {RESTARTS} restarts: {restart}", own.after.memory / 2**20, "MiB")

@@ -1,4 +1,4 @@
-"""A server whose keys and datastore are on disk is the same one after a restart."""
+"""A server with keys and datastore on disk keeps its state across a restart."""
 
 from http import HTTPStatus
 

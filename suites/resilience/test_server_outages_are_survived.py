@@ -1,7 +1,7 @@
-"""SPIRE server is away, and nobody notices as long as SVIDs last.
+"""SPIRE server is down, and no request fails before SVIDs expire.
 
-The bounds are SPIRE agent's own: it synchronises every interval, and after a failure it waits one
-and a half times as long each time. See svidproof.model.rules.recovery_rule.
+The bounds follow from SPIRE agent's rule: it syncs every interval, and its backoff grows by a
+factor of 1.5 after each failure. See svidproof.model.rules.recovery_rule.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ each_sidecar = pytest.mark.parametrize("name", BOTH)
 @requirement("RESILIENCE-1")
 @each_absence
 def test_no_request_fails(server_away: Mapping[str, Outage], how: str) -> None:
-    """Every request succeeds before, during and after the absence of the server."""
+    """Every request succeeds before, during and after the outage of the server."""
     server_away[how].assert_none_failed(CLIENT)
 
 
@@ -29,7 +29,7 @@ def test_no_request_fails(server_away: Mapping[str, Outage], how: str) -> None:
 def test_renewals_resume(
     server_away: Mapping[str, Outage], how: str, name: str, measure: Measure
 ) -> None:
-    """Each sidecar gets an SVID signed after the return, as soon as the agent's rule says."""
+    """Each sidecar gets an SVID signed after the return, within the bound of the agent's rule."""
     took = assert_recovered(server_away[how], name)
 
     measure(f"from the server's return to a new SVID, server {how}, {name}", took, "s")
@@ -38,7 +38,7 @@ def test_renewals_resume(
 @requirement("RESILIENCE-4")
 @each_sidecar
 def test_sidecars_recover_after_expiry(server_gone: Outage, name: str, measure: Measure) -> None:
-    """After an absence longer than SVIDs live, each sidecar gets a new SVID without a restart."""
+    """After an outage longer than SVIDs live, each sidecar gets a new SVID without a restart."""
     took = assert_recovered(server_gone, name)
 
     measure(f"from the server's return to a new SVID, all expired, {name}", took, "s")

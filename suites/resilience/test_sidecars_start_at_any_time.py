@@ -11,13 +11,13 @@ pytestmark = requirement("RESILIENCE-14")
 
 
 def test_restarted_sidecar_serves_again(sidecar_restarted: Starts, measure: Measure) -> None:
-    """A sidecar that was killed and started again has its SVID at once, and serves requests."""
+    """A sidecar that was killed and restarted gets its SVID at once, and serves requests."""
     measure("from a sidecar's start to its SVID", _served(sidecar_restarted, "server"), "s")
     _assert_answered(sidecar_restarted)
 
 
 def test_sidecar_waits_for_its_agent(sidecar_without_agent: Starts, measure: Measure) -> None:
-    """A sidecar that starts without an agent serves nothing, and has its SVID when one comes."""
+    """A sidecar that starts without an agent serves nothing, and gets its SVID from a later one."""
     waiting = sidecar_without_agent.waiting
     assert waiting, "no request was sent while there was no agent: this proves nothing"
     served = [r for r in waiting if r.status == HTTPStatus.OK]
@@ -31,7 +31,7 @@ def test_sidecar_waits_for_its_agent(sidecar_without_agent: Starts, measure: Mea
 
 @pytest.mark.parametrize("name", ["server", "client", *(f"member-{n}" for n in range(1, 7))])
 def test_each_of_many_is_served(burst_of_sidecars: Starts, name: str, measure: Measure) -> None:
-    """Each of many sidecars that start at the same moment has its SVID in time."""
+    """Each of many sidecars that start at the same time gets its SVID within the bound."""
     measure(f"from a burst's start to the SVID of {name}", _served(burst_of_sidecars, name), "s")
 
 

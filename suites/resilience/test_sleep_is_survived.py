@@ -1,4 +1,4 @@
-"""Everything stands still for longer than SVIDs live, as on a laptop that sleeps."""
+"""All components are paused for longer than the lifetime of SVIDs, as on a suspended laptop."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytestmark = requirement("RESILIENCE-8")
 
 @pytest.mark.parametrize("name", ["server", "client"])
 def test_sidecars_recover(asleep: Outage, name: str, measure: Measure) -> None:
-    """Each sidecar gets a new SVID without a restart, as soon as the agent's rule says."""
+    """Each sidecar gets a new SVID without a restart, within the bound of the agent's rule."""
     took = assert_recovered(asleep, name)
 
     measure(f"from waking to a new SVID, {name}", took, "s")

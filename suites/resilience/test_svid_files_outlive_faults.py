@@ -1,6 +1,6 @@
-"""spiffe-helper keeps good SVIDs in its files during a fault, and renews them afterwards.
+"""spiffe-helper keeps valid SVIDs in its files during a fault, and renews them afterwards.
 
-Two of its workloads have SVIDs that expire while the agent is away for long, and two have SVIDs
+Two of its workloads have SVIDs that expire during the long outage of the agent, and two have SVIDs
 that do not.
 """
 
@@ -25,7 +25,7 @@ def test_files_are_kept_for_a_short_time(files_without_agent: FileOutage, name: 
 @requirement("RESILIENCE-31")
 @each_workload
 def test_files_are_kept_for_a_long_time(files_long_without_agent: FileOutage, name: str) -> None:
-    """With the agent killed, they do so for longer than SVIDs live."""
+    """With the agent killed for longer than SVIDs live, the files hold the last SVID, too."""
     _assert_kept(files_long_without_agent, name)
 
 
@@ -46,7 +46,7 @@ def test_no_request_fails_for_a_long_time(files_long_without_agent: FileOutage, 
 def test_files_are_renewed_after_a_short_time(
     files_without_agent: FileOutage, name: str, measure: Measure
 ) -> None:
-    """When a stopped agent is back, each workload has a new SVID in its files within the bound."""
+    """After a stopped agent returns, each workload has a new SVID in its files within the bound."""
     _assert_renewed(files_without_agent, name, measure)
 
 
@@ -55,7 +55,7 @@ def test_files_are_renewed_after_a_short_time(
 def test_files_are_renewed_after_a_long_time(
     files_long_without_agent: FileOutage, name: str, measure: Measure
 ) -> None:
-    """When a killed agent is back, each has one too, although two of the SVIDs have expired."""
+    """After a killed agent returns, so has each workload, though two of the SVIDs have expired."""
     _assert_renewed(files_long_without_agent, name, measure)
 
 
@@ -64,7 +64,7 @@ def test_files_are_renewed_after_a_long_time(
 def test_new_svid_is_presented_after_a_short_time(
     files_without_agent: FileOutage, name: str
 ) -> None:
-    """Each program presents the new SVID soon after it is in its files, and no older one."""
+    """Each program presents the new SVID soon after it is in its files, and no older one then."""
     files_without_agent.assert_presents_new(name)
 
 
@@ -73,7 +73,7 @@ def test_new_svid_is_presented_after_a_short_time(
 def test_new_svid_is_presented_after_a_long_time(
     files_long_without_agent: FileOutage, name: str
 ) -> None:
-    """Each program presents the new SVID after the long absence, too."""
+    """Each program presents the new SVID after the long outage, too."""
     files_long_without_agent.assert_presents_new(name)
 
 
@@ -85,20 +85,20 @@ def test_killed_helper_leaves_its_files_whole(helper_killed: FileOutage) -> None
 
 @requirement("RESILIENCE-37")
 def test_restarted_helper_renews_its_files(helper_killed: FileOutage, measure: Measure) -> None:
-    """It renews them when it runs again, and its program presents what is in them."""
+    """The restarted spiffe-helper renews its files, and its program presents the SVID in them."""
     _assert_renewed(helper_killed, "server", measure)
     helper_killed.assert_presents_new("server")
 
 
 @requirement("RESILIENCE-33")
 def test_resumed_helper_renews_its_files(helper_paused: FileOutage, measure: Measure) -> None:
-    """A spiffe-helper that was paused for longer than its SVID lives renews its files."""
+    """A spiffe-helper that was paused until its SVID expired renews its files."""
     _assert_renewed(helper_paused, "client", measure)
 
 
 @requirement("RESILIENCE-33")
 def test_resumed_program_presents_the_new_svid(helper_paused: FileOutage) -> None:
-    """Its program presents the new SVID, and soon not the one that has expired."""
+    """Its program presents the new SVID, and soon no longer the expired one."""
     helper_paused.assert_presents_new("client")
 
 

@@ -1,4 +1,4 @@
-"""SPIRE server attests an agent only on proof, and knows whom it has attested."""
+"""SPIRE server attests an agent only with proof, and identifies attested agents."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -49,7 +49,7 @@ def test_removed_agent_is_refused(server_api: Testbed, attest: Attest, how: str)
 
 @requirement("SERVER-7")
 def test_replaced_svid_is_refused(attest: Attest) -> None:
-    """Once an agent has used its next SVID, the previous one is refused."""
+    """Once an agent has used its renewed SVID, the previous one is refused."""
     before = attest()
     after = before.renewed()
     after.entries()
@@ -72,7 +72,7 @@ def test_agent_that_never_attested_is_refused(server_api: Testbed, attest: Attes
 @needs(Capability.OWN_TRUST_ROOT)
 @pytest.mark.parametrize("flaw", ["expired", "other-root"])
 def test_invalid_certificate_is_refused(server_api: Testbed, attest: Attest, flaw: str) -> None:
-    """A certificate that has expired, or that another root has signed, is refused in TLS."""
+    """A certificate that has expired, or that another root signed, is rejected in the handshake."""
     known, trust_domain = attest().spiffe_id, server_api.scenario.trust_domain
     other = Authority.create("other root", trust_domain)
     lives = timedelta(seconds=-1) if flaw == "expired" else timedelta(hours=1)
@@ -104,14 +104,14 @@ def test_join_token_attests_once(server_api: Testbed) -> None:
 
 @requirement("SERVER-10")
 def test_unknown_join_token_is_refused(server_api: Testbed) -> None:
-    """A join token that the server has not made attests nobody."""
+    """A join token that the server did not create attests no agent."""
     for token in (UNKNOWN, ""):
         _require_no_svid(_by_token(server_api, token), f"the unknown join token {token!r}")
 
 
 @requirement("SERVER-10")
 def test_expired_join_token_is_refused(server_api: Testbed) -> None:
-    """A join token of one second is refused afterwards, for good."""
+    """A join token with a TTL of one second is refused afterwards."""
     with api.calling_locally(server_api.spire.local_api) as local:
         made = local.call("agent", "CreateJoinToken", ttl=1)
     assert made.message is not None, f"CreateJoinToken: {made}"
@@ -124,7 +124,7 @@ def test_expired_join_token_is_refused(server_api: Testbed) -> None:
 @requirement("SERVER-11")
 @needs(Capability.X509POP)
 def test_certificate_of_a_node_attests(server_api: Testbed, saw: Saw) -> None:
-    """A node that presents its x509pop certificate and proves that it has the key is attested."""
+    """A node that presents its x509pop certificate and proves possession of the key is attested."""
     node = _node(server_api)
     answer = _by_certificate(server_api, node, _key_of(node))
     if answer.message is None or not answer.message.result.svid.cert_chain:
@@ -136,7 +136,7 @@ def test_certificate_of_a_node_attests(server_api: Testbed, saw: Saw) -> None:
 @needs(Capability.X509POP)
 @pytest.mark.parametrize("what", ["wrong-key", "no-response", "other-ca", "expired", "not-yet"])
 def test_certificate_without_proof_is_refused(server_api: Testbed, what: str) -> None:
-    """An x509pop certificate that is not valid, or whose key the node does not have, is refused."""
+    """An x509pop certificate that is invalid, or whose key the node does not have, is refused."""
     now, hour = timedelta(), timedelta(hours=1)
     template = {
         "expired": Template(uris=(), not_before=-hour, not_after=timedelta(seconds=-1)),
@@ -149,19 +149,19 @@ def test_certificate_without_proof_is_refused(server_api: Testbed, what: str) ->
     _require_no_svid(_by_certificate(server_api, node, key), f"x509pop with flaw {what}")
 
 
-def _require_refusal(agent: api.PlayedAgent, told: str) -> None:
+def _require_refusal(agent: api.PlayedAgent, message: str) -> None:
     with agent.calling() as caller:
         answer = caller.call("entry", "GetAuthorizedEntries")
     if answer.code is grpc.StatusCode.OK:
-        raise Accepted(told)
+        raise Accepted(message)
     assert answer.refused, f"expected a refusal, got {answer}"
 
 
-def _require_no_svid(answer: api.ApiAnswer, told: str) -> None:
+def _require_no_svid(answer: api.ApiAnswer, what: str) -> None:
     if answer.message is not None and answer.message.result.svid.cert_chain:
-        raise Accepted(f"{told} was attested")
+        raise Accepted(f"{what} was attested")
     assert not answer.silent, f"SPIRE server did not answer: {answer}"
-    assert answer.code is not grpc.StatusCode.OK, f"{told} was not refused"
+    assert answer.code is not grpc.StatusCode.OK, f"{what} was not refused"
 
 
 def _by_token(testbed: Testbed, token: str) -> api.ApiAnswer:

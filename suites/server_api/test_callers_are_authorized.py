@@ -1,4 +1,4 @@
-"""Each kind of caller can call the methods that are meant for it, and is refused at all others."""
+"""Each kind of caller can call the methods that it is authorized for, and no others."""
 
 from collections.abc import Mapping
 
@@ -23,7 +23,7 @@ REQUIREMENTS = {
 
 
 def _rows(*, allowed: bool) -> list[object]:
-    """Each caller with the services of which it may call some method, or may not."""
+    """Each caller with the services that have methods it may call, or may not."""
     found = {
         (kind, method.service): None
         for kind in REQUIREMENTS
@@ -40,7 +40,7 @@ def _rows(*, allowed: bool) -> list[object]:
 def test_methods_for_others_are_refused(
     callers: Mapping[str, api.ServerCaller], kind: str, service: str, saw: Saw
 ) -> None:
-    """The server refuses each method of the service that is not meant for the caller."""
+    """The server refuses each method of the service that the caller is not authorized for."""
     refused = [m for m in api.methods() if m.service == service and not m.allows(kind)]
     answers = {m.name: callers[kind].call(m.service, m.name) for m in refused}
 
@@ -56,7 +56,7 @@ def test_methods_for_others_are_refused(
 def test_own_methods_can_be_called(
     callers: Mapping[str, api.ServerCaller], kind: str, service: str, saw: Saw
 ) -> None:
-    """The server lets the caller call each method of the service that is meant for it."""
+    """The server lets the caller call each method of the service that it is authorized for."""
     own = [m for m in api.methods() if m.service == service and _callable(m, kind)]
     answers = {m.name: callers[kind].call(m.service, m.name) for m in own}
 

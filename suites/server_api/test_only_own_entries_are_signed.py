@@ -1,4 +1,4 @@
-"""SPIRE server signs SVIDs only for an agent's own entries, and only with what the entry says."""
+"""SPIRE server signs SVIDs only for an agent's own entries, and only with their content."""
 
 import functools
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def test_agent_gets_its_own_entries_only(
     attest: Callable[..., api.PlayedAgent],
     entry: Entry,
 ) -> None:
-    """An agent lists and gets SVIDs of entries below it, directly or not, and of no others."""
+    """An agent lists and gets SVIDs of entries below it, directly or indirectly, and no others."""
     other = attest("other-agent")
     registered = server_api.registration.registered
     with (
@@ -56,7 +56,7 @@ def test_agent_gets_its_own_entries_only(
 def test_svid_has_what_its_entry_says(
     server_api: Testbed, agent: api.PlayedAgent, entry: Entry, asked: str, saw: Saw
 ) -> None:
-    """An X.509-SVID has the SPIFFE ID, DNS names and TTL of its entry, whatever is asked for."""
+    """An X.509-SVID has the SPIFFE ID, DNS names and TTL of its entry, whatever the CSR has."""
     made = entry(f"signed-{asked}", dns_names=list(NAMES), x509_svid_ttl=TTL_S)
     rows: dict[str, dict[str, Any]] = {
         "no-names": {},
@@ -78,7 +78,7 @@ def test_svid_has_what_its_entry_says(
 def test_request_that_its_key_did_not_sign_is_refused(
     server_api: Testbed, agent: api.PlayedAgent, entry: Entry
 ) -> None:
-    """A signing request with a wrong signature, or that is none, gets no SVID."""
+    """A signing request that is malformed, or has a wrong signature, gets no SVID."""
     request = api.signing_request(agent.key)
     with server_api.registration.registered(entry("unsigned")) as entry_id:
         eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)

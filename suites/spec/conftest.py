@@ -22,7 +22,7 @@ def verifier(spec: Testbed) -> tokens.Verifier:
 
 @pytest.fixture
 def document(spec: Testbed) -> BundleDocument:
-    """What the bundle endpoint serves now."""
+    """The document that the bundle endpoint serves now."""
     return bundle_endpoint.look(spec.spire.reached_endpoint)
 
 
@@ -37,13 +37,13 @@ NEEDS = [Capability.OWN_MACHINE, Capability.FAULTS, Capability.FURTHER_TOOLS]
 
 @experiment("consumers", seconds=30, needs=NEEDS)
 def helper_consumption(testbed: Testbed, progress: Progress) -> Consumption:
-    """spiffe-helper while its Workload API does wrong."""
+    """spiffe-helper while its Workload API sends wrong answers."""
     return observe_consumer(testbed, "spiffe-helper", progress)
 
 
 @experiment("consumers", testbed="envoy", seconds=30, needs=NEEDS)
 def envoy_consumption(testbed: Testbed, progress: Progress) -> Consumption:
-    """Envoy while its SDS server does wrong."""
+    """Envoy while its SDS server sends wrong answers."""
     return observe_consumer(testbed, "envoy", progress)
 
 

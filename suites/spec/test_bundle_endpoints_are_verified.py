@@ -1,4 +1,4 @@
-"""SPIRE server federates only with bundle endpoints that are stated explicitly and verified."""
+"""SPIRE server federates only with bundle endpoints that are configured and verified."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ class NotFetched(AssertionError):  # noqa: N818  a verdict, not a programming er
 
 @pytest.fixture
 def partner(spec: Testbed, request: pytest.FixtureRequest) -> Iterator[OwnPartner]:
-    """A trust domain of the suite's own, with which nothing federates before or afterwards."""
+    """A trust domain of the suite's own, which nothing else federates with."""
     profile = getattr(request, "param", WEB)
     made = spec.partners.make(f"{_label(request.node.name)}.example", profile)
     yield made
@@ -39,7 +39,7 @@ def partner(spec: Testbed, request: pytest.FixtureRequest) -> Iterator[OwnPartne
 
 @pytest.fixture
 def host(spec: Testbed, request: pytest.FixtureRequest) -> Iterator[OwnPartner]:
-    """Another one, whose SPIFFE ID the endpoint of the first can have."""
+    """Another one, whose SPIFFE ID the first one's endpoint can have."""
     made = spec.partners.make(f"{_label(request.node.name)}-host.example", SPIFFE)
     yield made
     _forget(spec, made)
@@ -109,7 +109,7 @@ def _assert_not_fetched(spec: Testbed, partner: OwnPartner, what: str) -> str:
 def test_incomplete_relationship_is_refused(
     spec: Testbed, partner: OwnPartner, change: Change, reason: str, saw: Saw
 ) -> None:
-    """A relationship that lacks a part or has a wrong URL is refused; nothing else is missing."""
+    """A relationship that lacks a part, or has a wrong URL, is rejected for that reason."""
     complete = partner.relationship
     before = spec.spire.relationships()
 
@@ -132,7 +132,7 @@ def test_incomplete_relationship_is_refused(
 @requirement("SPEC-18")
 @pytest.mark.parametrize("partner", [SPIFFE], indirect=True)
 def test_https_spiffe_needs_the_bundle(spec: Testbed, partner: OwnPartner, saw: Saw) -> None:
-    """Without the bundle of its trust domain, an https_spiffe endpoint is not believed."""
+    """Without the bundle of its trust domain, an https_spiffe endpoint is rejected."""
     spec.spire.create_relationships([replace(partner.relationship, bundle=b"")])
 
     saw(_assert_not_fetched(spec, partner, "without the bundle of the endpoint's trust domain"))
@@ -152,7 +152,7 @@ def _hosted(partner: OwnPartner, host: OwnPartner) -> Relationship:
 def test_endpoint_elsewhere_needs_that_bundle(
     spec: Testbed, partner: OwnPartner, host: OwnPartner, saw: Saw
 ) -> None:
-    """An endpoint in another trust domain is verified by the bundle of that trust domain only."""
+    """An endpoint in another trust domain is verified with the bundle of that trust domain only."""
     spec.spire.create_relationships([_hosted(partner, host)])
     spec.spire.set_federated_bundle(partner.trust_domain, [partner.root])
 
@@ -165,7 +165,7 @@ def test_endpoint_elsewhere_needs_that_bundle(
 @requirement("SPEC-19")
 @pytest.mark.parametrize("partner", [SPIFFE], indirect=True)
 def test_newest_bundle_verifies_the_endpoint(spec: Testbed, partner: OwnPartner, saw: Saw) -> None:
-    """After a change of its authority, an endpoint is verified by the newest bundle only."""
+    """After a change of its authority, an endpoint is verified with the newest bundle only."""
     spec.spire.create_relationships([partner.relationship])
     _assert_fetched(spec, partner, "with the first authority")
     first = partner.presented()
@@ -190,7 +190,7 @@ def test_newest_bundle_verifies_the_endpoint(spec: Testbed, partner: OwnPartner,
 def test_newest_bundle_verifies_an_endpoint_elsewhere(
     spec: Testbed, partner: OwnPartner, host: OwnPartner, saw: Saw
 ) -> None:
-    """An endpoint in another trust domain is verified by the newest bundle of that one only."""
+    """An endpoint in another trust domain is verified with that one's newest bundle only."""
     spec.spire.set_federated_bundle(host.trust_domain, [host.root])
     spec.spire.create_relationships([_hosted(partner, host)])
     _assert_fetched(spec, partner, "below the first authority")

@@ -16,7 +16,7 @@ SPKI = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyIn
 
 @requirement("SPEC-1")
 def test_document_is_a_bundle_in_utf8(document: BundleDocument, saw: Saw) -> None:
-    """The document is JSON in UTF-8, and served without authentication of the client."""
+    """The document is JSON in UTF-8, and is served without client authentication."""
     text = document.body.decode("utf-8", "replace")
 
     assert "\ufffd" not in text, "the document is not UTF-8"
@@ -44,7 +44,7 @@ def test_every_key_has_type_and_use(document: BundleDocument) -> None:
 
 @requirement("SPEC-2")
 def test_x509_authorities_are_one_certificate_each(spec: Testbed, document: BundleDocument) -> None:
-    """An X.509 authority has one certificate, whose key it states, and no key ID."""
+    """An X.509 authority has one certificate, the parameters of its key, and no key ID."""
     authorities = document.of("x509-svid")
     held = {c.public_bytes(serialization.Encoding.DER) for c in spec.spire.bundle()}
 
@@ -95,7 +95,7 @@ def test_endpoint_presents_a_valid_svid(spec: Testbed, document: BundleDocument,
 
 @requirement("SPEC-5")
 def test_each_change_is_served_soon(bundle_history: BundleHistory, measure: Measure) -> None:
-    """The endpoint serves each change of the authorities soon after it was made."""
+    """The endpoint serves each change of the authorities soon afterwards."""
     moments = bundle_history.moments
 
     late = [moment for moment in moments if moment.changed is None]
@@ -107,7 +107,7 @@ def test_each_change_is_served_soon(bundle_history: BundleHistory, measure: Meas
 
 @requirement("SPEC-5")
 def test_sequence_grows_with_each_change(bundle_history: BundleHistory, saw: Saw) -> None:
-    """The sequence number is an integer, never smaller, and another one for other keys."""
+    """The sequence number is an integer that never decreases, and changes with the keys."""
     seen = bundle_history.seen
 
     for document in seen:

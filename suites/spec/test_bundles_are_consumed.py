@@ -37,7 +37,7 @@ def publisher() -> TokenIssuer:
 
 
 def _minimal(bundle: Bundle) -> Bundle:
-    """Nothing but the keys: all other parameters are optional."""
+    """Only the keys: all other parameters are optional."""
     return {"keys": bundle["keys"]}
 
 
@@ -46,7 +46,7 @@ def _further(bundle: Bundle) -> Bundle:
 
 
 def _with(**changes: object) -> Callable[[Bundle], Bundle]:
-    """One more key, which is a copy of the first JWT key with changes; None leaves one out."""
+    """A further key: a copy of the first JWT key with changes; None removes a parameter."""
 
     def change(bundle: Bundle) -> Bundle:
         key = {**_jwt_key(bundle), "kid": "additional", **changes}
@@ -57,7 +57,7 @@ def _with(**changes: object) -> Callable[[Bundle], Bundle]:
 
 
 def _with_certificates(number: int) -> Callable[[Bundle], Bundle]:
-    """One more X.509 authority, with another number of certificates than one."""
+    """A further X.509 authority with a number of certificates other than one."""
 
     def change(bundle: Bundle) -> Bundle:
         key = copy.deepcopy(next(k for k in bundle["keys"] if k["use"] == "x509-svid"))
@@ -139,7 +139,7 @@ def _assert_keys(verifier: tokens.Verifier, issuer: TokenIssuer, number: int) ->
 def test_trust_domain_without_keys_is_untrusted(
     spec: Testbed, verifier: tokens.Verifier, partner: TokenIssuer, saw: Saw
 ) -> None:
-    """When the bundle of a trust domain has no more keys, its tokens are rejected."""
+    """When the bundle of a trust domain has no keys left, its tokens are rejected."""
     audience = tokens.new_audience()
     token = partner.token(partner.spiffe_id("workload"), [audience])
     control = jwt.validate(verifier.target, token, audience)
@@ -160,7 +160,7 @@ def test_trust_domain_without_keys_is_untrusted(
 def test_trust_domain_has_at_most_255_bytes(
     spec: Testbed, publisher: TokenIssuer, length: int
 ) -> None:
-    """A trust domain of 255 bytes is accepted, and a longer one refused."""
+    """A trust domain of 255 bytes is accepted, and a longer one is rejected."""
     name = ("a" * 63 + ".") * 4
     name = name.ljust(length, "b")[:length]
 

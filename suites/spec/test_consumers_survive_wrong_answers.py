@@ -1,4 +1,4 @@
-"""Whatever the Workload API or SDS sends, consumers keep what is good and use nothing else."""
+"""Whatever the Workload API or SDS sends, consumers keep valid secrets and use nothing else."""
 
 from collections.abc import Mapping
 
@@ -39,7 +39,7 @@ def envoy(envoy_consumption: Consumption) -> Consumption:
 
 
 def rows(*kinds: str, envoy: bool = False) -> pytest.MarkDecorator:
-    """One row for each thing of these kinds that the server does wrong."""
+    """One row for each wrong answer of these kinds."""
     # A secret of SDS has no SPIFFE ID.
     chosen = [w for w in WRONGS if w.kind.value in kinds and not (envoy and w.name == "no-id")]
     return pytest.mark.parametrize("wrong", [pytest.param(w, id=w.name) for w in chosen])
@@ -67,14 +67,14 @@ def _assert_taken(consumption: Consumption, wrong: Wrong, saw: Saw) -> Suffered:
 @requirement("CONSUMER-1")
 @rows("kept", "ended")
 def test_helper_keeps_its_files(helper: Consumption, wrong: Wrong) -> None:
-    """spiffe-helper keeps the files of its last good SVID and bundle, and writes nothing else."""
+    """spiffe-helper keeps the files of its last valid SVID and bundle, and writes nothing else."""
     _assert_kept(helper, wrong)
 
 
 @requirement("CONSUMER-2")
 @rows("kept", "ended", envoy=True)
 def test_envoy_keeps_its_secrets(envoy: Consumption, wrong: Wrong, saw: Saw) -> None:
-    """Envoy presents its last good SVID, and trusts the authorities of its last good bundle."""
+    """Envoy presents its last valid SVID, and trusts the authorities of its last valid bundle."""
     suffered = _assert_kept(envoy, wrong)
 
     saw("; ".join(suffered.reasons) or "nothing rejected")
@@ -83,7 +83,7 @@ def test_envoy_keeps_its_secrets(envoy: Consumption, wrong: Wrong, saw: Saw) -> 
 @requirement("CONSUMER-3")
 @rows("kept", "ended")
 def test_helper_takes_the_next_svid(helper: Consumption, wrong: Wrong, saw: Saw) -> None:
-    """spiffe-helper takes the next good message; if its stream has ended, it opens it again."""
+    """spiffe-helper accepts the next valid message, and reopens its stream if it has ended."""
     suffered = _assert_taken(helper, wrong, saw)
 
     if wrong.kind.value == "ended":
@@ -94,7 +94,7 @@ def test_helper_takes_the_next_svid(helper: Consumption, wrong: Wrong, saw: Saw)
 @requirement("CONSUMER-3")
 @rows("kept", "ended", envoy=True)
 def test_envoy_takes_the_next_svid(envoy: Consumption, wrong: Wrong, saw: Saw) -> None:
-    """Envoy takes the next good secrets; if its streams have ended, it opens them again."""
+    """Envoy accepts the next valid secrets, and reopens its streams if they have ended."""
     suffered = _assert_taken(envoy, wrong, saw)
 
     if wrong.kind.value == "ended":
@@ -104,7 +104,7 @@ def test_envoy_takes_the_next_svid(envoy: Consumption, wrong: Wrong, saw: Saw) -
 @requirement("CONSUMER-4")
 @rows("read")
 def test_helper_reads_what_is_good(helper: Consumption, wrong: Wrong, saw: Saw) -> None:
-    """spiffe-helper takes a good SVID from a message that has more in it."""
+    """spiffe-helper accepts a valid SVID in a message with unknown or additional fields."""
     _assert_taken(helper, wrong, saw)
 
 
@@ -117,13 +117,13 @@ def _assert_dropped(consumption: Consumption) -> None:
 
 @requirement("CONSUMER-5")
 def test_helper_drops_what_is_gone(helper: Consumption) -> None:
-    """Authorities and bundles that a later message does not have leave spiffe-helper's files."""
+    """Authorities and bundles that a later message lacks are removed from spiffe-helper's files."""
     _assert_dropped(helper)
 
 
 @requirement("CONSUMER-5")
 def test_envoy_drops_what_is_gone(envoy: Consumption) -> None:
-    """Clients of an authority that a later bundle does not have are rejected by Envoy."""
+    """Envoy rejects clients of an authority that a later bundle lacks."""
     _assert_dropped(envoy)
 
 
@@ -151,7 +151,7 @@ def test_address_of_the_environment_is_used(
 def test_other_addresses_are_refused(
     with_addresses: Mapping[str, str], address: str, saw: Saw
 ) -> None:
-    """spiffe-helper refuses an address that the standard excludes."""
+    """spiffe-helper rejects an address that the standard excludes."""
     reason = with_addresses[address]
 
     if not reason:

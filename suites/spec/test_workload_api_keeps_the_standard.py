@@ -1,4 +1,4 @@
-"""What the Workload API must do for processes with several identities, and must not do at all."""
+"""What the Workload API must do for processes with several identities, and must never do."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +81,7 @@ def _assert_ids(answer: X509Answer, ids: set[str]) -> None:
 def test_message_after_a_change_is_complete(
     spec: Testbed, verifier: tokens.Verifier, colleague: str
 ) -> None:
-    """After a change of one identity, the next message has every SVID and every bundle."""
+    """After one identity changes, the next message has every SVID and every bundle."""
     answers = list[X509Answer]()
     stream = X509Stream(verifier.target, answers.append)
     try:
@@ -107,7 +107,7 @@ def test_message_after_a_change_is_complete(
 
 @requirement("SPEC-7")
 def test_bundle_streams_answer_at_once(verifier: tokens.Verifier, saw: Saw) -> None:
-    """The first message of each stream of bundles comes at once, with every trust domain."""
+    """The first message of each bundle stream comes immediately, with every trust domain."""
     wanted = {verifier.trust_domain, *verifier.federated}
     took = {}
     calls: dict[str, Callable[[], set[str]]] = {
@@ -178,7 +178,7 @@ def test_incomplete_validation_request_is_invalid(verifier: tokens.Verifier, mis
 
 @requirement("SPEC-11")
 def test_signing_certificates_only_sign(verifier: tokens.Verifier) -> None:
-    """A signing certificate sets none of the key usages that are for leaves."""
+    """A signing certificate has none of the key usages that are for leaf certificates."""
     svid = tokens.own_x509_svid(verifier)
     signers = {*svid.chain[1:], *svid.bundle}
 

@@ -10,7 +10,7 @@ from svidproof.checks import Conversation, DemoPage, Greeters
 
 @experiment("greeter", seconds=20)
 def conversation_over(testbed: Testbed, progress: Progress) -> Conversation:
-    """What the client has asked the server while both sides rotated often enough."""
+    """The client's calls to the server while both sides rotated often enough."""
     conversation = Conversation(testbed, "greeter-client", "server")
     conversation.hear_out(progress)
     return conversation

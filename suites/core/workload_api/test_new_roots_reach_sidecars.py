@@ -60,7 +60,7 @@ class NextRoot:
     needs=[Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT],
 )
 def next_root(testbed: Testbed, progress: Progress) -> NextRoot:
-    """The server's bundle gets a second root, and all sidecars are looked at until they have it."""
+    """The server's bundle gets a second root, and all sidecars are sampled until they have it."""
     progress("adding a root to the bundle")
     root = Authority.create("svidproof next root", testbed.scenario.trust_domain)
     domain = testbed.scenario.trust_domain
@@ -94,7 +94,7 @@ def next_root(testbed: Testbed, progress: Progress) -> NextRoot:
 
 
 def test_next_root_is_pushed(next_root: NextRoot, measure: Measure) -> None:
-    """A root that joins the bundle is soon in every sidecar, which lets in whom it vouches for."""
+    """A root added to the bundle soon reaches every sidecar, which accepts clients below it."""
     for name, answer in next_root.before.items():
         assert answer.status is None, f"{name} trusts a root that is in no bundle: {answer}"
     if next_root.late is not None:
@@ -105,7 +105,7 @@ def test_next_root_is_pushed(next_root: NextRoot, measure: Measure) -> None:
 
 
 def test_next_root_is_shown(next_root: NextRoot) -> None:
-    """Once it was pushed, each sidecar's `/certs` shows it beside the old one."""
+    """Once the root was pushed, each sidecar's `/certs` shows it in addition to the old one."""
     if next_root.late is not None:
         raise next_root.late
 

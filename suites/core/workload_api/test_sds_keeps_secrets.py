@@ -14,7 +14,7 @@ REJECTED = r"Error building stream secrets response|No identity issued|attest"
 
 @pytest.fixture
 def api(unwatched_api: Testbed) -> Testbed:
-    """The scenario once more: nothing in an agent's log tells these requests from Envoy's."""
+    """A second testbed: nothing in an agent's log distinguishes these requests from Envoy's."""
     return unwatched_api
 
 
