@@ -257,8 +257,8 @@ def test_entry_of_others_is_left_alone(api: Testbed) -> None:
 
     with by_hand as entry_id:
         before = _of_id(api)
-        since = Timestamp.now()
         with _declared(api, spiffeID=own, hint="declared"):
+            since = Timestamp.now()
             eventually(lambda: assert_reconciled(api, since, RECONCILES), RECONCILIATIONS)
             after = _of_id(api)
             api.spire.delete_entry(entry_id)
