@@ -93,6 +93,12 @@ def federation(testbeds: Testbeds) -> Testbed:
 
 
 @pytest.fixture(scope="session")
+def declared_partners(testbeds: Testbeds) -> Testbed:
+    """A trust domain whose federation relationships are Kubernetes objects."""
+    return testbeds.get("declared-partners")
+
+
+@pytest.fixture(scope="session")
 def server_api(testbeds: Testbeds) -> Testbed:
     """A SPIRE server whose API is called by callers of every kind."""
     return testbeds.get("server-api")

@@ -213,8 +213,8 @@ def deployed(ground: ClusterContext, variant: Variant) -> Iterator[None]:
     }
     core: Any = kubernetes.client.CoreV1Api(cluster.client)
     try:
-        for body in yaml.safe_load_all(ground.crds):
-            cluster.apply_object(body)
+        for text in ground.crds.values():
+            cluster.apply_object(yaml.safe_load(text))
         for name in variant.identities:
             eventually(functools.partial(_identify, cluster, name, values), _DEPLOYED)
         for name in variant.namespaces:

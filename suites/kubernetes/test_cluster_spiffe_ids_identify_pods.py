@@ -9,7 +9,6 @@ import pytest
 
 from svidproof import (
     GC_INTERVAL_S,
-    RECONCILED,
     Budget,
     Capability,
     ExtraWorkload,
@@ -26,6 +25,7 @@ from svidproof import (
     only,
     requirement,
 )
+from svidproof.checks import assert_reconciled
 from svidproof.probes import Partner, X509Svid
 
 pytestmark = needs(
@@ -58,7 +58,7 @@ def _expected_errors(api: Testbed) -> Iterator[None]:
         # Errors of the current reconciliation and of the next one are expected too.
         end = Timestamp.now()
         with contextlib.suppress(TimedOut):
-            eventually(lambda: _assert_reconciled(api, end, 1), RECONCILIATIONS)
+            eventually(lambda: assert_reconciled(api, end, 1), RECONCILIATIONS)
 
 
 @requirement("CSPIFFEID-1")
@@ -136,7 +136,7 @@ def test_entries_stay_the_same_without_changes(api: Testbed) -> None:
             pod.await_svid(spiffe_id)
             stack.enter_context(pod.streaming(lambda answer: ends.append(str(answer))))
         before, since = _by_id(api), Timestamp.now()
-        eventually(lambda: _assert_reconciled(api, since, RECONCILES), RECONCILIATIONS)
+        eventually(lambda: assert_reconciled(api, since, RECONCILES), RECONCILIATIONS)
         after = _by_id(api)
         closed = list(ends)
 
@@ -185,7 +185,7 @@ def test_unselected_pod_is_denied(api: Testbed, thing: str) -> None:
         since = Timestamp.now()
         twin.await_svid(own)
         # The controller manager has reconciled both pods.
-        eventually(lambda: _assert_reconciled(api, since, 2), RECONCILIATIONS)
+        eventually(lambda: assert_reconciled(api, since, 2), RECONCILIATIONS)
         consistently(unselected.assert_refused, STAYS_DENIED)
         entries = _entries(api)
 
@@ -281,13 +281,6 @@ def _assert_none(api: Testbed) -> None:
 def _assert_gone(api: Testbed, entry_id: str) -> None:
     if entry_id in _by_id(api):
         raise NotYet(f"entry {entry_id} of the deleted pod is still there")
-
-
-def _assert_reconciled(api: Testbed, since: Timestamp, times: int) -> None:
-    records = api.logs(api.controller.component, since)
-    count = sum(record.message == RECONCILED for record in records)
-    if count < times:
-        raise NotYet(f"the controller manager logged {count} reconciliations")
 
 
 def _assert_denied_and_unsigned(
