@@ -5,7 +5,7 @@ from http import HTTPStatus
 import pytest
 
 from svidproof import Measure, Saw, requirement
-from svidproof.checks import NestedChange
+from svidproof.checks import NestedChange, assert_signed_below
 
 each_workload = pytest.mark.parametrize("name", ["front", "back"])
 
@@ -32,6 +32,19 @@ def test_nothing_is_signed_below_it_before(nested_change: NestedChange) -> None:
 
     assert not early, f"{len(early)} SVIDs were signed below it before"
     assert took <= nested_change.bounds["renewed"], f"every SVID was replaced after {took:.1f} s"
+
+
+@requirement("TOPOLOGY-4")
+def test_new_svid_is_not_signed_below_it_before(nested_change: NestedChange) -> None:
+    """An SVID that is signed between preparation and activation is below the first root."""
+    assert_signed_below(nested_change.between, nested_change.new)
+
+
+@requirement("TOPOLOGY-5")
+def test_tainted_root_stays_until_it_is_revoked(nested_change: NestedChange) -> None:
+    """The first root is in every bundle until it is revoked: SVIDs below it may be presented."""
+    names = ", ".join(nested_change.dropped)
+    assert not names, f"before its revocation, the first root was not in the bundle of {names}"
 
 
 @requirement("TOPOLOGY-5")
