@@ -1,6 +1,7 @@
 """What a delegate gets: the SVIDs of the workloads that it names, and every change of them."""
 
 import contextlib
+import json
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -11,8 +12,10 @@ import grpc
 import pytest
 from cryptography.x509 import DNSName, SubjectAlternativeName
 
-from svidproof import Capability, Saw, Testbed, budgets, eventually, needs, requirement
+from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.probes import (
+    BundlesStream,
+    Partner,
     TokenIssuer,
     X509Answer,
     X509Svid,
@@ -212,6 +215,76 @@ def test_delegate_gets_bundles(
     assert set(keys) == {own, other}, f"JWT bundles of {sorted(keys)}"
     assert _public(keys[own]) == agent_api.spire.jwt_keys()
     assert _public(keys[other]) == _public(partner.jwks)
+
+
+@pytest.fixture
+def partner(agent_api: Testbed) -> Partner:
+    """Another trust domain, whose bundle the server has."""
+    partner = Partner("changing.example")
+    _publish(agent_api, partner)
+    return partner
+
+
+def _publish(agent_api: Testbed, partner: Partner) -> None:
+    document = json.loads(partner.document())
+    agent_api.spire.set_federated_document(partner.trust_domain, document)
+
+
+def _await_other(stream: BundlesStream, name: str, former: object = None) -> object:
+    """Wait until a stream has another bundle of a trust domain than the former one, or one."""
+
+    def has() -> object:
+        stream.assert_open()
+        found = stream.held.get(name)
+        if found in (None, former):
+            raise NotYet(f"the stream has delivered no other bundle of {name}")
+        return found
+
+    return eventually(has, budgets.REGISTRATION)
+
+
+@requirement("AGENT-8")
+@pytest.mark.parametrize("method", delegated.BUNDLE_METHODS, ids=delegated.name_of)
+def test_bundle_streams_follow_changes(
+    agent_api: Testbed, target: str, marked: Marked, partner: Partner, *, method: str
+) -> None:
+    """A stream delivers the bundle of a federated trust domain, and its next one."""
+    name, federates = f"spiffe://{partner.trust_domain}", [partner.trust_domain]
+    with (
+        contextlib.closing(delegated.bundles_stream(target, method)) as stream,
+        agent_api.registered("bundled", marked("bundled"), federates_with=federates),
+    ):
+        first = _await_other(stream, name)
+        partner.renew_authority()
+        partner.add_jwt_key()
+        _publish(agent_api, partner)
+        _await_other(stream, name, first)
+
+
+@requirement("AGENT-8")
+@pytest.mark.parametrize("method", delegated.BUNDLE_METHODS, ids=delegated.name_of)
+def test_bundle_streams_follow_the_end_of_federation(
+    agent_api: Testbed, target: str, marked: Marked, partner: Partner, *, method: str
+) -> None:
+    """A stream delivers the loss of the bundle of a trust domain that is no longer federated."""
+    name, federates = f"spiffe://{partner.trust_domain}", [partner.trust_domain]
+    with contextlib.closing(delegated.bundles_stream(target, method)) as stream:
+        with agent_api.registered("bundled", marked("bundled"), federates_with=federates):
+            _await_other(stream, name)
+            before = len(stream.answers)
+
+        def more() -> None:
+            if len(stream.answers) == before:
+                raise NotYet("the stream has delivered nothing more")
+
+        eventually(more, budgets.REGISTRATION)
+        stream.assert_open()
+        if name in stream.held:
+            raise Kept(f"the stream still has the bundle of {name}")
+
+
+class Kept(AssertionError):  # noqa: N818  a verdict, not a programming error
+    """A delegate still gets the bundle of a trust domain that is no longer federated."""
 
 
 def _public(keys: Iterable[Mapping[str, object]]) -> dict[str, bytes]:

@@ -80,6 +80,15 @@ def test_agents_replace_their_own_svids(
     assert took <= authority_change.bounds["agents"], f"every agent had one after {took:.1f} s"
 
 
+@requirement("AUTHORITY-10")
+def test_server_replaces_its_own_svid(authority_change: AuthorityChange, measure: Measure) -> None:
+    """SPIRE server soon presents another SVID of its own to agents."""
+    took = authority_change.took("servers")
+
+    measure("from a taint to the server's own SVID", took, "s")
+    assert took <= authority_change.bounds["servers"], f"the server had one after {took:.1f} s"
+
+
 @requirement("AUTHORITY-4")
 def test_revoked_root_leaves_every_bundle(
     authority_change: AuthorityChange, measure: Measure

@@ -1,18 +1,21 @@
 """Only authorized brokers can use the Broker API, as the standards have it."""
 
+import json
 import os
 from collections.abc import Mapping
 
 import grpc
 import pytest
 
-from svidproof import Capability, Saw, Testbed, needs, requirement
+from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.checks import Accepted
 from svidproof.probes import (
     Credential,
     Flaw,
+    Partner,
     X509Answer,
     broker,
+    fetch_x509,
     leads_to,
     reflection,
     tls,
@@ -60,6 +63,32 @@ def test_flawed_broker_is_refused(
     assert control.alert is None, f"a broker is refused: {control}"
     if seen.alert is None:
         raise Accepted(f"a broker with the flaw {flaw.value} got no TLS alert: {seen}")
+    saw(seen.alert.value)
+
+
+@requirement("BROKER-1")
+def test_namesake_of_another_trust_domain_is_refused(
+    incubating: Testbed, credentials: Mapping[str, Credential], saw: Saw
+) -> None:
+    """A caller of a federated trust domain with the path of a broker's ID gets a TLS alert."""
+    partner, prober = Partner("namesake.example"), incubating.prober
+    address, domain = prober.agent.broker_address, partner.trust_domain
+    foreign = f"spiffe://{domain}"
+
+    def trusted() -> None:
+        held = fetch_x509(prober.workload_api()).foreign.get(foreign, ())
+        if partner.root not in held:
+            raise NotYet(f"the agent does not have the bundle of {foreign}")
+
+    incubating.spire.set_federated_document(domain, json.loads(partner.document()))
+    with incubating.registered("federates", prober.selectors, federates_with=[domain]):
+        eventually(trusted, budgets.REGISTRATION)
+        control = tls.get(address, credential=credentials["broker"])
+        seen = tls.get(address, credential=partner.svid("broker"))
+
+    assert control.alert is None, f"a broker is refused: {control}"
+    if seen.alert is None:
+        raise Accepted(f"{partner.spiffe_id('broker')} got no TLS alert: {seen}")
     saw(seen.alert.value)
 
 

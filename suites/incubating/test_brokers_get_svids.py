@@ -1,6 +1,7 @@
 """A broker gets the SVIDs and bundles of the workload that it references, and every change."""
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from cryptography.x509 import DNSName, SubjectAlternativeName
 from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
 from svidproof.checks import Accepted
 from svidproof.probes import (
+    Partner,
     TokenIssuer,
     X509Answer,
     X509Svid,
@@ -73,6 +75,28 @@ def test_broker_gets_svids_of_the_process(
         assert not flaws, flaws[0]
         assert frozenset(svid.bundle) == incubating.trust_bundle, "it comes with another bundle"
     saw(f"{len(both.svids)} SVIDs of one process, {len(found.svids)} of the other")
+
+
+@requirement("BROKER-5")
+@pytest.mark.parametrize("power", ["admin", "downstream"])
+def test_broker_gets_no_powers_over_the_server(
+    incubating: Testbed, target: str, start: Start, power: str
+) -> None:
+    """A broker gets no X.509-SVID with which its holder could administer or extend SPIRE server."""
+    process, spiffe_id = start("mighty"), incubating.scenario.spiffe_id
+    fields: dict[str, Any] = {power: True}
+    with (
+        incubating.registered("mighty", process.selectors, **fields),
+        # Whoever has the last entry has heard of all.
+        incubating.registered("ordinary-too", process.selectors),
+    ):
+        svids = eventually(
+            lambda: _with(target, process.reference, spiffe_id("ordinary-too")),
+            budgets.REGISTRATION,
+        )
+
+    if svids.of(spiffe_id("mighty")) is not None:
+        raise Accepted(f"a broker got the X.509-SVID of an entry with {power}")
 
 
 @requirement("BROKER-5", "BROKER-11")
@@ -164,6 +188,28 @@ def test_stream_follows_changes(incubating: Testbed, target: str, start: Start) 
                 incubating.registration.change(entry, dns_names=["late.example.org"])
                 await_names([kept, late], "late.example.org")
             await_names([kept])
+
+
+@requirement("BROKER-8")
+def test_stream_follows_the_loss_of_the_last(
+    incubating: Testbed, target: str, start: Start
+) -> None:
+    """A stream delivers the loss of the only SVID: as a message without it, or as its end."""
+    process, answers = start("last"), list[X509Answer]()
+    own = incubating.scenario.spiffe_id("last")
+
+    def lost() -> None:
+        if last_of(answers).of(own) is not None:
+            raise NotYet(f"the stream has delivered no loss of {own}")
+
+    with contextlib.ExitStack() as registered:
+        registered.enter_context(incubating.registered("last", process.selectors))
+        _await_ids(target, process.reference, [own])
+        stream = broker.BrokerStream(target, process.reference, answers.append)
+        with contextlib.closing(stream):
+            eventually(lambda: _svid_of(answers, own), budgets.WORKLOAD_API)
+            registered.close()
+            eventually(lost, budgets.REGISTRATION)
 
 
 def _dns_names(svid: X509Svid) -> list[str]:
@@ -317,21 +363,66 @@ def test_token_needs_an_audience(target: str, two: Any) -> None:  # noqa: ANN401
 def test_broker_gets_bundles(incubating: Testbed, target: str, start: Start) -> None:
     """A broker gets the X.509 and JWT bundles of the process, with those of federated domains."""
     partner, process = TokenIssuer("partner.example"), start("federated")
+    alone = start("unfederated")
     incubating.spire.set_federated_document(partner.trust_domain, partner.bundle())
     own, other = f"spiffe://{incubating.scenario.trust_domain}", f"spiffe://{partner.trust_domain}"
     federates = [partner.trust_domain]
     with incubating.registered("federated", process.selectors, federates_with=federates):
         spiffe_id = incubating.scenario.spiffe_id("federated")
         answer = _await_ids(target, process.reference, [spiffe_id])
+        with incubating.registered("unfederated", alone.selectors):
+            unfederated = incubating.scenario.spiffe_id("unfederated")
+            without = _await_ids(target, alone.reference, [unfederated])
         bundles = broker.brokered_bundles(target, process.reference)
         keys = broker.brokered_keys(target, process.reference)
 
     assert answer.federated == (other,), f"the SVID federates with {answer.federated}"
+    assert without.federated == (), f"an entry without federation gets {without.federated}"
     assert {*bundles.authorities} == {own, other}, f"X.509 bundles of {sorted(bundles.authorities)}"
     assert frozenset(bundles.authorities[own]) == incubating.trust_bundle
     assert {*keys.bundles} == {own, other}, f"JWT bundles of {sorted(keys.bundles)}"
     assert _public(keys.bundles[own]["keys"]) == incubating.spire.jwt_keys()
     assert _public(keys.bundles[other]["keys"]) == _public(partner.jwks)
+
+
+@requirement("BROKER-12")
+@pytest.mark.parametrize("method", broker.BUNDLE_METHODS)
+def test_bundle_streams_follow_changes(
+    incubating: Testbed, target: str, start: Start, method: str
+) -> None:
+    """A stream delivers the bundle of a federated trust domain, its next one, and its loss."""
+    partner, process = Partner("changing.example"), start("bundled")
+    own, other = f"spiffe://{incubating.scenario.trust_domain}", f"spiffe://{partner.trust_domain}"
+
+    def publish() -> None:
+        document = json.loads(partner.document())
+        incubating.spire.set_federated_document(partner.trust_domain, document)
+
+    publish()
+    federates = [partner.trust_domain]
+    with contextlib.closing(broker.bundles_stream(target, process.reference, method)) as stream:
+
+        def await_bundles(names: set[str]) -> None:
+            def has() -> None:
+                stream.assert_open()
+                if {*stream.held} != names:
+                    raise NotYet(f"bundles of {sorted(stream.held)}, not of {sorted(names)}")
+
+            eventually(has, budgets.REGISTRATION)
+
+        def changed() -> None:
+            stream.assert_open()
+            if stream.held[other] == first:
+                raise NotYet(f"the stream has delivered no other bundle of {other}")
+
+        with incubating.registered("bundled", process.selectors, federates_with=federates):
+            await_bundles({own, other})
+            first = stream.held[other]
+            partner.renew_authority()
+            partner.add_jwt_key()
+            publish()
+            eventually(changed, budgets.REGISTRATION)
+        await_bundles({own})
 
 
 def _public(keys: Iterable[Mapping[str, object]]) -> dict[str, bytes]:

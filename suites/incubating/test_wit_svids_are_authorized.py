@@ -20,7 +20,7 @@ SPKI = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyIn
 OWN = "example.org"
 # The methods for WIT-SVIDs, with the kinds of callers that may call them; and all kinds.
 METHODS = {"MintWITSVID": ("admin", "local"), "BatchNewWITSVID": ("agent",)}
-KINDS = ("anonymous", "workload", "agent", "admin", "local")
+KINDS = ("anonymous", "workload", "agent", "admin", "downstream", "local")
 # What is asked for in place of an ES256 key of the workload spiffe://example.org/minted.
 WRONG: dict[str, dict[str, Any]] = {
     "no-key": {"public_key": b""},
@@ -68,6 +68,24 @@ def test_wrong_request_gets_nothing(local: api.ServerCaller, keys: TokenIssuer, 
         raise Accepted(f"a WIT-SVID was signed for {wrong}")
 
 
+@requirement("WIT-6")
+@pytest.mark.parametrize("wrong", [name for name in WRONG if "id" not in WRONG[name]])
+def test_entry_gets_nothing_for_a_wrong_request(
+    incubating: Testbed, agent: api.PlayedAgent, entry: Entry, keys: TokenIssuer, wrong: str
+) -> None:
+    """An agent's request with a key or an algorithm that no WIT-SVID may have is refused."""
+    right: dict[str, Any] = {
+        "public_key": keys.key("p256").public_der(),
+        "signing_algorithm": "ES256",
+    }
+    asked = {**right, **WRONG[wrong]}
+    with incubating.registration.registered(entry(f"wrong-{wrong}")) as entry_id:
+        eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)
+        agent.wit(entry_id, right["public_key"], right["signing_algorithm"])
+        if _is_given(agent, entry_id, asked["public_key"], asked["signing_algorithm"]):
+            raise Accepted(f"a WIT-SVID of an entry was signed for {wrong}")
+
+
 @pytest.fixture(scope="module")
 def callers(
     incubating: Testbed, agent: api.PlayedAgent, entry: Entry, local: api.ServerCaller
@@ -78,6 +96,7 @@ def callers(
         ids = {
             "workload": stack.enter_context(registered(entry("workload"))),
             "admin": stack.enter_context(registered(entry("admin", admin=True))),
+            "downstream": stack.enter_context(registered(entry("below", downstream=True))),
         }
         eventually(lambda: _require_listed(agent, {*ids.values()}), budgets.ENTRY_LISTED)
         found = {
@@ -134,9 +153,28 @@ def test_agent_gets_those_of_its_entries(
                 raise Accepted(f"an agent got a WIT-SVID of {what}")
 
 
-def _is_given(agent: api.PlayedAgent, entry_id: str, key: bytes) -> bool:
-    try:
+@requirement("WIT-8")
+def test_deleted_entry_gets_nothing(
+    incubating: Testbed, agent: api.PlayedAgent, entry: Entry, keys: TokenIssuer
+) -> None:
+    """An agent gets no WIT-SVID of an entry that the server no longer lists."""
+    key = keys.key("p256").public_der()
+    with incubating.registration.registered(entry("deleted")) as entry_id:
+        eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)
         agent.wit(entry_id, key, "ES256")
+
+    eventually(lambda: _require_unlisted(agent, entry_id), budgets.ENTRY_LISTED)
+    if _is_given(agent, entry_id, key):
+        raise Accepted("an agent got a WIT-SVID of an entry that was deleted")
+
+
+def _require_unlisted(agent: api.PlayedAgent, entry_id: str) -> None:
+    assert entry_id not in agent.entries(), "SPIRE server lists an entry that was deleted"
+
+
+def _is_given(agent: api.PlayedAgent, entry_id: str, key: bytes, algorithm: str = "ES256") -> bool:
+    try:
+        agent.wit(entry_id, key, algorithm)
     except api.Refused:
         return False
     return True

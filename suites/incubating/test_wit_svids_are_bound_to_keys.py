@@ -16,6 +16,7 @@ pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNRE
 Entry = Callable[..., dict[str, Any]]
 DEFAULT_S = 3600  # of SPIRE server (DefaultWITSVIDTTL in pkg/server/credtemplate)
 TTL_S = 90
+YEARS_S = 10 * 365 * 86400
 PATH = "/bound"
 
 
@@ -120,12 +121,18 @@ def test_it_is_bound_to_the_key(
 
 
 @requirement("WIT-3")
-def test_entry_does_not_choose_the_key(keys: TokenIssuer, issued: Callable[..., str]) -> None:
-    """An entry's WIT-SVID is bound to the key that the agent asked for."""
-    bound = wit.confirmed(jwt.Token.read(issued("key")))
-
-    own = keys.key("p256").public_der()
-    assert bound.public_der == own, "it is bound to another key than the workload's"
+def test_entry_does_not_choose_the_key(
+    incubating: Testbed, agent: api.PlayedAgent, entry: Entry, keys: TokenIssuer
+) -> None:
+    """Each WIT-SVID of an entry is bound to the key that the agent asked for, one after another."""
+    algorithms = ("ES256", "ES384", "ES256")
+    with incubating.registration.registered(entry("key")) as entry_id:
+        eventually(lambda: _require_listed(agent, entry_id), budgets.ENTRY_LISTED)
+        for algorithm in algorithms:
+            own = keys.key(ALGORITHMS[algorithm]).public_der()
+            bound = wit.confirmed(jwt.Token.read(agent.wit(entry_id, own, algorithm)))
+            assert bound.public_der == own, "it is bound to another key than the workload's"
+            assert bound.algorithm == algorithm, f"it states the algorithm {bound.algorithm}"
 
 
 @requirement("WIT-4")
@@ -176,6 +183,19 @@ def test_it_expires_as_its_entry_says(issued: Callable[..., str]) -> None:
     token = jwt.Token.read(issued("expiry", x509_svid_ttl=TTL_S))
 
     _require_lifetime(token.claims, before, TTL_S)
+
+
+@requirement("WIT-5")
+def test_it_expires_with_its_authority(
+    incubating: Testbed, minted: Callable[..., str], saw: Saw
+) -> None:
+    """A WIT-SVID for which years are asked expires no later than the authority that signed it."""
+    token = jwt.Token.read(minted(ttl=YEARS_S))
+
+    last = incubating.spire.wit_expiries()[str(token.header["kid"])]
+    late = token.claims["exp"] - last
+    assert late <= 0, f"it expires {late:.0f} s after its authority"
+    saw(f"{-late:.0f} s before its authority")
 
 
 def _require_lifetime(claims: Mapping[str, Any], before: float, lives: int) -> None:

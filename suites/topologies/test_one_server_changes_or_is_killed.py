@@ -11,6 +11,7 @@ each_workload = pytest.mark.parametrize("name", ["west", "east"])
 STEPS = {
     "prepared": "from the next CA of one server to every bundle",
     "renewed": "from a tainted CA of one server to an SVID of its next",
+    "servers": "from a tainted CA of one server to the servers' own SVIDs",
     "revoked": "from a revoked CA of one server to every bundle",
 }
 
@@ -25,6 +26,13 @@ def test_each_step_reaches_every_workload(
 
     measure(STEPS[step], took, "s")
     assert took <= bound, f"{step}: every workload had followed after {took:.1f} s"
+
+
+@requirement("TOPOLOGY-11")
+def test_tainted_root_stays_until_it_is_revoked(replica_change: ReplicaChange) -> None:
+    """The first root is in every bundle until it is revoked: SVIDs below it may be presented."""
+    names = ", ".join(replica_change.dropped)
+    assert not names, f"before its revocation, the first root was not in the bundle of {names}"
 
 
 @requirement("TOPOLOGY-11")
@@ -57,6 +65,14 @@ def test_agent_of_the_killed_server_follows_afterwards(
     assert replica_outage.back_s is not None, f"not served: {replica_outage.missing}"
 
     measure("from a server's return to an entry of meanwhile", replica_outage.back_s, "s")
+
+
+@requirement("TOPOLOGY-12")
+def test_no_ca_is_lost(replica_outage: ReplicaOutage) -> None:
+    """Once the killed server is back, the trust bundle of each server has the CAs of before."""
+    assert replica_outage.lost, "no bundle was looked at"
+    lost = [f"{name} lacks {count}" for name, count in replica_outage.lost.items() if count]
+    assert not lost, f"of the CAs of before, the trust bundle of {', that of '.join(lost)}"
 
 
 @requirement("TOPOLOGY-12")

@@ -5,7 +5,7 @@ from http import HTTPStatus
 import pytest
 
 from svidproof import Measure, Saw, requirement
-from svidproof.checks import NestedChange
+from svidproof.checks import NestedChange, assert_signed_below
 
 each_workload = pytest.mark.parametrize("name", ["front", "back"])
 
@@ -37,6 +37,19 @@ def test_nothing_is_signed_below_it_before(nested_change: NestedChange) -> None:
     assert took <= nested_change.bounds["renewed"], f"every SVID was replaced after {took:.1f} s"
 
 
+@requirement("TOPOLOGY-4")
+def test_new_svid_is_not_signed_below_it_before(nested_change: NestedChange) -> None:
+    """An SVID that is signed between preparation and activation is below the first root."""
+    assert_signed_below(nested_change.between, nested_change.new)
+
+
+@requirement("TOPOLOGY-5")
+def test_tainted_root_stays_until_it_is_revoked(nested_change: NestedChange) -> None:
+    """The first root is in every bundle until it is revoked: SVIDs below it may be presented."""
+    names = ", ".join(nested_change.dropped)
+    assert not names, f"before its revocation, the first root was not in the bundle of {names}"
+
+
 @requirement("TOPOLOGY-5")
 @each_workload
 def test_no_request_fails(nested_change: NestedChange, name: str, saw: Saw) -> None:
@@ -58,6 +71,15 @@ def test_nested_server_learns_what_is_tainted(
 
     measure("from a tainted upstream root to the nested server", took, "s")
     assert took <= nested_change.bounds["tainted"], f"it was tainted after {took:.1f} s"
+
+
+@requirement("TOPOLOGY-6")
+def test_servers_replace_their_own_svids(nested_change: NestedChange, measure: Measure) -> None:
+    """Both servers soon present other SVIDs of their own to agents."""
+    took = nested_change.took("servers", nested_change.servers)
+
+    measure("from a tainted upstream root to the servers' own SVIDs", took, "s")
+    assert took <= nested_change.bounds["servers"], f"both servers had one after {took:.1f} s"
 
 
 @requirement("TOPOLOGY-6")
