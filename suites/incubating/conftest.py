@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
-from svidproof import NotYet, PlatformError, Testbed, budgets, eventually
+from svidproof import NotYet, PlatformError, Testbed, TimedOut, budgets, eventually
 from svidproof.probes import Credential, TokenIssuer, X509Answer, broker, fetch_x509
 from svidproof.probes import server_api as api
 
@@ -85,6 +86,28 @@ def target(incubating: Testbed, credentials: Mapping[str, Credential]) -> str:
     """The gRPC target of the Broker API, for a broker that may use all references."""
     # Until the testbed is closed, which may be before the end of the session.
     return incubating.had.enter_context(incubating.prober.broker_api(credentials[BROKER]))
+
+
+@pytest.fixture
+def served(target: str) -> Callable[[str, bytes], X509Answer]:
+    """Makes a request that a broker may make, until it is served, and returns the last answer.
+
+    The agent may still know an entry of the suite's process that another check has deleted.
+    """
+
+    def served(method: str, request: bytes) -> X509Answer:
+        answers: list[X509Answer] = []
+
+        def ask() -> None:
+            answers.append(broker.call_broker(target, method, request))
+            if answers[-1].code is not grpc.StatusCode.OK:
+                raise NotYet(str(answers[-1]))
+
+        with contextlib.suppress(TimedOut):
+            eventually(ask, budgets.REGISTRATION)
+        return answers[-1]
+
+    return served
 
 
 @pytest.fixture

@@ -131,12 +131,12 @@ def _with(target: str, reference: broker.Reference, spiffe_id: str) -> X509Answe
 @pytest.mark.parametrize("method", broker.BROKER_METHODS)
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.usefixtures("provoked")
-def test_wrong_reference_is_refused(target: str, method: str, wrong: str) -> None:
+def test_wrong_reference_is_refused(
+    target: str, served: Callable[[str, bytes], X509Answer], method: str, wrong: str
+) -> None:
     """A reference that is none, or of no process, gets the status that the standard has for it."""
     reference, wanted = WRONG[wrong]
-    control = broker.call_broker(
-        target, method, broker.request_of(broker.Reference.process(os.getpid()))
-    )
+    control = served(method, broker.request_of(broker.Reference.process(os.getpid())))
     answer = broker.call_broker(target, method, broker.request_of(reference))
 
     assert control.code is grpc.StatusCode.OK, f"with a right reference: {control}"
