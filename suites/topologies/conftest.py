@@ -33,7 +33,7 @@ def replicas(testbeds: Testbeds) -> Testbed:
     return testbeds.get("replicas")
 
 
-@experiment("nested", testbed="changing", changes=True, seconds=35, needs=NEEDS)
+@experiment("nested", testbed="changing", changes=True, seconds=40, needs=NEEDS)
 def nested_change(testbed: Testbed, progress: Progress) -> NestedChange:
     """The upstream server's CA is followed by another."""
     return observe_nested_change(testbed, progress)

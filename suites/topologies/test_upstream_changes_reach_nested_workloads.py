@@ -78,7 +78,7 @@ def test_servers_replace_their_own_svids(nested_change: NestedChange, measure: M
     """Both servers soon present other SVIDs of their own to agents."""
     took = nested_change.took("servers", nested_change.servers)
 
-    measure("from a tainted upstream root to the servers' own SVIDs", took, "s")
+    measure("from renewed workloads to the servers' own SVIDs", took, "s")
     assert took <= nested_change.bounds["servers"], f"both servers had one after {took:.1f} s"
 
 
