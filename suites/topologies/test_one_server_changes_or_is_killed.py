@@ -25,7 +25,7 @@ def test_each_step_reaches_every_workload(
     took, bound = replica_change.took(step), replica_change.bounds[step]
 
     measure(STEPS[step], took, "s")
-    assert took <= bound, f"{step}: every workload had followed after {took:.1f} s"
+    assert took <= bound, f"{step}: it came after {took:.1f} s"
 
 
 @requirement("TOPOLOGY-11")
