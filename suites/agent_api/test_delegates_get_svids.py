@@ -1,7 +1,6 @@
 """What a delegate gets: the SVIDs of the workloads that it names, and every change of them."""
 
 import contextlib
-import json
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -226,8 +225,7 @@ def partner(agent_api: Testbed) -> Partner:
 
 
 def _publish(agent_api: Testbed, partner: Partner) -> None:
-    document = json.loads(partner.document())
-    agent_api.spire.set_federated_document(partner.trust_domain, document)
+    agent_api.spire.set_federated_document(partner.trust_domain, partner.bundle())
 
 
 def _await_other(stream: BundlesStream, name: str, former: object = None) -> object:

@@ -1,7 +1,6 @@
 """A broker gets the SVIDs and bundles of the workload that it references, and every change."""
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -87,7 +86,7 @@ def test_broker_gets_no_powers_over_the_server(
     fields: dict[str, Any] = {power: True}
     with (
         incubating.registered("mighty", process.selectors, **fields),
-        # Whoever has the last entry has heard of all.
+        # Once the agent serves this entry, it knows the one that was created before.
         incubating.registered("ordinary-too", process.selectors),
     ):
         svids = eventually(
@@ -106,7 +105,7 @@ def test_hints_are_unique(incubating: Testbed, target: str, start: Start) -> Non
     with contextlib.ExitStack() as stack:
         for name in ("hinted", "hinted-too"):
             stack.enter_context(incubating.registered(name, process.selectors, hint="same"))
-        # Whoever has the last entry has heard of all.
+        # Once the agent serves this entry, it knows the one that was created before.
         stack.enter_context(incubating.registered("plain", process.selectors))
         svids = eventually(lambda: _with(target, process.reference, plain), budgets.REGISTRATION)
         tokens = broker.brokered_tokens(target, process.reference)
@@ -194,7 +193,7 @@ def test_stream_follows_changes(incubating: Testbed, target: str, start: Start) 
 def test_stream_follows_the_loss_of_the_last(
     incubating: Testbed, target: str, start: Start
 ) -> None:
-    """A stream delivers the loss of the only SVID: as a message without it, or as its end."""
+    """When the only SVID is removed, the stream delivers a message without it, or ends."""
     process, answers = start("last"), list[X509Answer]()
     own = incubating.scenario.spiffe_id("last")
 
@@ -395,8 +394,7 @@ def test_bundle_streams_follow_changes(
     own, other = f"spiffe://{incubating.scenario.trust_domain}", f"spiffe://{partner.trust_domain}"
 
     def publish() -> None:
-        document = json.loads(partner.document())
-        incubating.spire.set_federated_document(partner.trust_domain, document)
+        incubating.spire.set_federated_document(partner.trust_domain, partner.bundle())
 
     publish()
     federates = [partner.trust_domain]

@@ -1,4 +1,4 @@
-"""SPIRE Controller Manager makes the federation relationships of ClusterFederatedTrustDomains."""
+"""ClusterFederatedTrustDomains declare the federation relationships of SPIRE server."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -46,7 +46,7 @@ EXPECTED = (
     r"Error updating bundle|[Ff]ailed to|Ignoring invalid|[Ii]nvalid|unable to find"
     r"|No identity issued|[Ee]ntry not found|not found"
 )
-# Of what no federation relationship can be made.
+# Invalid fields of a ClusterFederatedTrustDomain.
 BROKEN = [
     pytest.param({"bundleEndpointURL": "http://broken.example/"}, id="http"),
     pytest.param({"bundleEndpointProfile": {"type": SPIFFE}}, id="no-endpoint-id"),
@@ -149,7 +149,7 @@ def test_deleted_object_ends_the_relationship(declared_partners: Testbed, measur
 def test_pod_gets_the_bundle(declared_partners: Testbed, first: str, measure: Measure) -> None:
     """A pod whose ClusterSPIFFEID federates with the partner gets its bundle and its next bundle.
 
-    It does so whichever of the two objects is created first.
+    Either of the two objects can be created first.
     """
     testbed, partner = declared_partners, _partner(declared_partners, f"{first}-first", WEB)
     own = testbed.controller.spiffe_id(POD)
@@ -159,7 +159,7 @@ def test_pod_gets_the_bundle(declared_partners: Testbed, first: str, measure: Me
             POD, like=POD, federates_with=[partner.trust_domain]
         ),
     }
-    # The entry cannot be made before the bundle is there: it is made by the next reconciliation.
+    # The entry is created by the first reconciliation after the bundle is stored.
     bound = 2 * AT_SERVER_S + entry_bound(testbed)
 
     with _pod(testbed) as pod, contextlib.ExitStack() as stack:
@@ -184,7 +184,7 @@ def test_pod_gets_the_bundle(declared_partners: Testbed, first: str, measure: Me
 
 @requirement("CTRUSTDOMAIN-5")
 def test_deleted_relationship_is_made_again(declared_partners: Testbed) -> None:
-    """A relationship that somebody deletes at the server is there again."""
+    """A relationship that is deleted at the server is created again."""
     testbed, partner = declared_partners, _partner(declared_partners, "restored", WEB)
 
     with _declared(testbed, partner):
@@ -192,9 +192,9 @@ def test_deleted_relationship_is_made_again(declared_partners: Testbed) -> None:
         since = Timestamp.now()
         testbed.spire.delete_relationship(partner.trust_domain)
         _await_relationship(testbed, partner.relationship)
-        told = [r.message for r in testbed.logs(testbed.controller.component, since)]
+        messages = [r.message for r in testbed.logs(testbed.controller.component, since)]
 
-    assert CREATED in told, "the controller manager made none: this proves nothing"
+    assert CREATED in messages, "the controller manager created none: this proves nothing"
 
 
 @requirement("CTRUSTDOMAIN-5")
@@ -217,7 +217,7 @@ def test_undeclared_relationship_is_removed(declared_partners: Testbed) -> None:
 def test_broken_object_harms_no_other(
     declared_partners: Testbed, spec: Mapping[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    """One that is invalid makes no relationship, and holds up no other; corrected, it makes one."""
+    """An invalid object does not block another, and gets its relationship once it is corrected."""
     testbed, row = declared_partners, request.node.callspec.id
     broken, good = (_partner(testbed, f"{row}-{name}", WEB) for name in ("broken", "good"))
 
@@ -254,7 +254,7 @@ def _await_relationship(testbed: Testbed, wanted: Relationship) -> None:
         listed = testbed.spire.listed_relationships()
         _assert_same(listed.get(wanted.trust_domain), wanted)
 
-    late = within(testbed, "the relationship of an object", there, AT_SERVER_S)
+    late = within(testbed, "the declared relationship", there, AT_SERVER_S)
     assert not late, late
 
 
@@ -268,7 +268,7 @@ def _await_gone(testbed: Testbed, partner: OwnPartner) -> None:
         if partner.trust_domain in testbed.spire.relationships():
             raise NotYet(f"the relationship with {partner.trust_domain} is still there")
 
-    late = within(testbed, "the end of a relationship", gone, AT_SERVER_S)
+    late = within(testbed, "the removal of the relationship", gone, AT_SERVER_S)
     assert not late, late
 
 

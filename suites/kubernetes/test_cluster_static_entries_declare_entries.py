@@ -1,7 +1,6 @@
-"""SPIRE Controller Manager makes exactly the entries that ClusterStaticEntries declare."""
+"""SPIRE Controller Manager creates exactly the entries that ClusterStaticEntries declare."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -22,13 +21,12 @@ from svidproof import (
     Timestamp,
     as_uri,
     consistently,
-    eventually,
     needs,
     only,
     reconcile_bound,
     requirement,
 )
-from svidproof.checks import assert_reconciled, entry_bound, within
+from svidproof.checks import await_reconciliations, entry_bound, within
 from svidproof.probes import Partner, X509Svid
 
 pytestmark = needs(
@@ -41,16 +39,13 @@ pytestmark = needs(
 STATIC = "static"
 TTL = 12  # seconds
 RECONCILES = 3
-RECONCILIATIONS = Budget(
-    f"{RECONCILES} reconciliations of the controller manager", 10 * RECONCILES * GC_INTERVAL_S
-)
 AT_SERVER_S = reconcile_bound(GC_INTERVAL_S)
 FOREIGN = "declared.example"
-# A pod asks before its entry exists; the SVID of a deleted entry may be due for renewal.
+# A pod requests an SVID before its entry exists; that of a deleted entry may be due for renewal.
 CROSSED = r"No identity issued|[Ee]ntry not found|[Ff]ailed to (sign|fetch|renew)"
-# What the controller manager and the server log about an entry that cannot be, or is there already.
+# What the controller manager and the server log about an invalid or duplicate entry.
 REFUSED = r"Failed to (render|create|update|delete)|[Ii]nvalid|already exists"
-# What an entry has that nobody declared otherwise.
+# Defaults of the fields of an entry.
 PLAIN: Mapping[str, Any] = {
     "x509_svid_ttl": 0,
     "jwt_svid_ttl": 0,
@@ -61,7 +56,7 @@ PLAIN: Mapping[str, Any] = {
     "downstream": False,
     "store_svid": False,
 }
-# Fields of a ClusterStaticEntry, and what its entry must have then.
+# Fields of a ClusterStaticEntry, and the fields that its entry must then have.
 DECLARED = [
     pytest.param({}, {}, id="required-fields-only"),
     pytest.param(
@@ -88,7 +83,7 @@ DECLARED = [
     ),
     pytest.param({"storeSVID": True}, {"store_svid": True}, id="stored"),
 ]
-# Of what no entry can be made.
+# Invalid fields of a ClusterStaticEntry.
 BROKEN = [
     pytest.param({"spiffeID": "static"}, id="spiffe-id"),
     pytest.param({"selectors": ["static"]}, id="selector"),
@@ -106,14 +101,14 @@ def _expected_errors(api: Testbed) -> Iterator[None]:
         # Errors of the current reconciliation and of the next one are expected too.
         end = Timestamp.now()
         with contextlib.suppress(TimedOut):
-            eventually(lambda: assert_reconciled(api, end, 1), RECONCILIATIONS)
+            await_reconciliations(api, end, 1)
 
 
 @pytest.fixture
 def foreign_bundle(api: Testbed) -> Iterator[None]:
     """SPIRE server has the bundle of another trust domain."""
     partner = Partner(FOREIGN)
-    api.spire.set_federated_document(FOREIGN, json.loads(partner.document()))
+    api.spire.set_federated_document(FOREIGN, partner.bundle())
     yield
     api.spire.delete_federated_bundle(FOREIGN)
 
@@ -219,9 +214,9 @@ def test_deleted_static_entry_ends_access(api: Testbed, measure: Measure) -> Non
         other = _await_entry(api, "other")
         begin = Timestamp.now()
         declared.delete()
-        late = within(api, "a deleted entry is gone", lambda: _assert_none(api), AT_SERVER_S)
+        late = within(api, "the removal of the entry", lambda: _assert_none(api), AT_SERVER_S)
         assert not late, late
-        late = within(api, "the pod is denied", pod.assert_refused, entry_bound(api))
+        late = within(api, "the denial of the pod", pod.assert_refused, entry_bound(api))
         assert not late, late
         denied = Timestamp.now()
         rest = Budget("until its last SVID has expired", TTL, 0.25)
@@ -240,7 +235,7 @@ def test_object_of_another_class_is_left_alone(api: Testbed, class_name: str | N
 
     with _declared(api, "other", className=class_name), _declared(api):
         _await_entry(api)
-        eventually(lambda: assert_reconciled(api, since, RECONCILES), RECONCILIATIONS)
+        await_reconciliations(api, since, RECONCILES)
         entries = [e for e in api.spire.entries() if as_uri(e["spiffe_id"]) == _id(api, "other")]
 
     assert not entries, f"class {class_name}: there are entries: {_described(entries)}"
@@ -248,9 +243,9 @@ def test_object_of_another_class_is_left_alone(api: Testbed, class_name: str | N
 
 @requirement("CSTATICENTRY-4")
 def test_entry_of_others_is_left_alone(api: Testbed) -> None:
-    """An entry that spire-server made stays as it is, though one that is declared has its key.
+    """An entry that was created with spire-server is kept, although an object declares the same.
 
-    Once the first is deleted, the controller manager makes its own.
+    Once it is deleted, the controller manager creates the declared entry.
     """
     agent, own = api.agent_of("api"), api.scenario.spiffe_id(STATIC)
     by_hand = api.registered(STATIC, _selectors(api), agent=agent, hint="by-hand")
@@ -259,25 +254,27 @@ def test_entry_of_others_is_left_alone(api: Testbed) -> None:
         before = _of_id(api)
         with _declared(api, spiffeID=own, hint="declared"):
             since = Timestamp.now()
-            eventually(lambda: assert_reconciled(api, since, RECONCILES), RECONCILIATIONS)
+            await_reconciliations(api, since, RECONCILES)
             after = _of_id(api)
             api.spire.delete_entry(entry_id)
             late = within(api, "its own entry", lambda: _assert_hint(api, "declared"), AT_SERVER_S)
 
-    assert [entry["id"] for entry in before] == [entry_id], "it was not there: this proves nothing"
+    assert [entry["id"] for entry in before] == [entry_id], (
+        "there was no entry: this proves nothing"
+    )
     assert after == before, f"the entry of spire-server has become {_described(after)}"
     assert not late, late
 
 
 @requirement("CSTATICENTRY-5")
 def test_deleted_entry_is_made_again(api: Testbed, measure: Measure) -> None:
-    """An entry that somebody deletes at the server is there again, and the pod is served."""
+    """An entry that is deleted at the server is created again, and the pod gets its SVID."""
     with _declared(api) as _, _pod(api) as pod:
         pod.await_svid(_id(api))
         before = only(_entries(api), "entry")
         begin = Timestamp.now()
         api.spire.delete_entry(before["id"])
-        late = within(api, "the entry is there again", lambda: _assert_entry(api), AT_SERVER_S)
+        late = within(api, "a new entry", lambda: _assert_entry(api), AT_SERVER_S)
         assert not late, late
         passed = Timestamp.now().at - begin.at
         after = only(_entries(api), "entry")
@@ -290,11 +287,11 @@ def test_deleted_entry_is_made_again(api: Testbed, measure: Measure) -> None:
 
 @requirement("CSTATICENTRY-5")
 def test_changed_entry_is_changed_back(api: Testbed) -> None:
-    """An entry that somebody changes at the server becomes what is declared again."""
+    """An entry that is changed at the server is restored to what is declared."""
     with _declared(api, hint="declared"):
         before = _await_entry(api)
         api.spire.update_entry(before["id"], {**_as_given(api), "hint": "by-hand"})
-        late = within(api, "the entry is back", lambda: _assert_hint(api, "declared"), AT_SERVER_S)
+        late = within(api, "the declared entry", lambda: _assert_hint(api, "declared"), AT_SERVER_S)
         assert not late, late
         after = only(_entries(api), "entry")
 
@@ -306,7 +303,7 @@ def test_changed_entry_is_changed_back(api: Testbed) -> None:
 @requirement("CSTATICENTRY-6")
 @pytest.mark.parametrize("spec", BROKEN)
 def test_broken_object_harms_no_other(api: Testbed, spec: Mapping[str, Any]) -> None:
-    """One of which no entry can be made holds up no other; corrected, it gets its entry."""
+    """An invalid object does not block another, and gets its entry once it is corrected."""
     good = {
         "spiffeID": _id(api, "other"),
         "parentID": _parent(api),
@@ -392,7 +389,7 @@ def _serial(svid: X509Svid) -> int:
 
 def _await_entry(api: Testbed, name: str = STATIC) -> dict[str, Any]:
     """Return the entry of a ClusterStaticEntry, which the server must have within the bound."""
-    late = within(api, "the server has the entry", lambda: _assert_entry(api, name), AT_SERVER_S)
+    late = within(api, "the entry", lambda: _assert_entry(api, name), AT_SERVER_S)
     assert not late, late
     own = _id(api, name)
     return only([e for e in _entries(api) if as_uri(e["spiffe_id"]) == own], f"entry of {own}")

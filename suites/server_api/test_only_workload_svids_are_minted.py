@@ -1,4 +1,4 @@
-"""SPIRE server mints SVIDs for workloads of its own trust domain, and for nobody else."""
+"""SPIRE server mints SVIDs only for workloads of its own trust domain."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +40,7 @@ ASKS = {"MintX509SVID": _x509, "MintJWTSVID": _jwt}
 def test_other_ids_get_no_svid(
     callers: Mapping[str, api.ServerCaller], caller: str, method: str, wrong: str
 ) -> None:
-    """Who may mint SVIDs gets none with the ID of a server, an agent or another trust domain."""
+    """A caller that may mint SVIDs gets none for a server, an agent or another trust domain."""
     ask = ASKS[method]
     control = callers[caller].call("svid", method, **ask(OWN, "/minted"))
     answer = callers[caller].call("svid", method, **ask(*WRONG[wrong]))
