@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from svidproof import Capability, Measure, Sighting, Source, needs, requirement
-from svidproof.checks import Retirement, Succession, is_below
+from svidproof.checks import Retirement, Succession, is_below, lasting_errors
 
 pytestmark = [
     requirement("HELPER-4"),
@@ -55,7 +55,7 @@ def test_bundle_is_updated_without_a_renewal(succession: Succession) -> None:
 
     since = [r for r in reloads if r.wall > succession.prepared.wall.timestamp()]
     assert since, f"{OTHER}'s program was not signalled; {succession.late}"
-    errors = [r.error for r in since if r.error]
+    errors = [*lasting_errors(since)]
     assert not errors, f"{OTHER}'s program could not load the bundle: {errors[0]}"
 
 

@@ -317,7 +317,7 @@ def database_locked(testbed: Testbed, progress: Progress) -> Locked:
     return observe_lock(testbed, after_server(testbed), entry_bound(testbed), progress)
 
 
-@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=6, needs=TOKENS)
+@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=16, needs=TOKENS)
 def agent_kept(testbed: Testbed, progress: Progress) -> Mapping[str, AgentRestart]:
     """An agent with its keys on disk is stopped, and later killed, and starts again."""
     ways = ("stopped", "killed")
