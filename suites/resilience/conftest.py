@@ -21,6 +21,7 @@ from svidproof import (
 from svidproof.checks import (
     AgentRestart,
     AgentStart,
+    AgentUpgrade,
     Answers,
     Ban,
     CachedToken,
@@ -35,9 +36,11 @@ from svidproof.checks import (
     Outage,
     OutagePlan,
     ServerRestart,
+    ServerUpgrade,
     Starts,
     Unstored,
     observe_agent_restart,
+    observe_agent_upgrade,
     observe_ban,
     observe_cached_token,
     observe_entry,
@@ -55,6 +58,7 @@ from svidproof.checks import (
     observe_outages,
     observe_replacement,
     observe_server_restart,
+    observe_server_upgrade,
     observe_starts,
     observe_twins,
     observe_unstored,
@@ -72,6 +76,7 @@ RELAYED = [*NEEDS, Capability.RELAY]
 OWN_FILES = [*NEEDS, Capability.OWN_MACHINE]
 TOKENS = [*OWN_FILES, Capability.OUTSIDE]
 READ_ONLY = [*TOKENS, Capability.READ_ONLY]
+UPGRADE = [*OWN_FILES, Capability.TOPOLOGIES]
 DATABASE = [*RELAYED, Capability.TOPOLOGIES, Capability.POSTGRESQL]
 # Seconds in which a component starts on a busy machine: for an agent, attestation included.
 START_S = 4.0
@@ -322,6 +327,21 @@ def agent_kept(testbed: Testbed, progress: Progress) -> Mapping[str, AgentRestar
     """An agent with its keys on disk is stopped, and later killed, and starts again."""
     ways = ("stopped", "killed")
     return {how: observe_agent_restart(testbed, how, progress) for how in ways}
+
+
+@experiment("upgrade", testbed="upgraded", changes=True, seconds=20, needs=UPGRADE)
+def server_upgrade(testbed: Testbed, progress: Progress) -> ServerUpgrade:
+    """A server of the previous minor version is replaced by the version under test."""
+    return observe_server_upgrade(testbed, progress)
+
+
+@experiment("upgrade", testbed="upgraded", changes=True, seconds=15, needs=UPGRADE)
+def agent_upgrade(
+    testbed: Testbed, progress: Progress, server_upgrade: ServerUpgrade
+) -> AgentUpgrade:
+    """After its server, the agent is replaced, too."""
+    assert server_upgrade.testbed is testbed
+    return observe_agent_upgrade(testbed, progress)
 
 
 @experiment("agent-keys", testbed="agent-keys", changes=True, seconds=3, needs=TOKENS)
