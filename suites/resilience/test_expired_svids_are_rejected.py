@@ -20,7 +20,7 @@ EXPIRED = re.compile(r"certificate.has.expired")
 
 
 class StillUsed(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """An expired SVID is delivered or presented."""
+    """Raised if an expired SVID is delivered or presented."""
 
 
 @requirement("RESILIENCE-3")
