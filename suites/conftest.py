@@ -22,7 +22,7 @@ def first_svid(api: Testbed) -> Credential:
 @pytest.fixture(scope="session")
 @gives_testbed("api", testbed="unwatched")
 def unwatched_api(testbeds: Testbeds) -> Testbed:
-    """The same once more, for requests that must not be seen in the window of the rotations."""
+    """A second such testbed, for requests that must not disturb the window of the rotations."""
     return testbeds.get("api", "unwatched")
 
 

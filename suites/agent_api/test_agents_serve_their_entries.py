@@ -17,7 +17,7 @@ MARK = "below"
 # Node aliases: the agent's selectors, those that it has not among them.
 ALIASES = {"alias": (), "alias-of-others": ("x509pop:subject:cn:another",)}
 # The entries with their parents; `agent` is the agent, `stranger` an agent that does not exist.
-# Those of others come first: whoever has the last entry has heard of all.
+# Those of others come first: once the last entry is served, the agent has all of them.
 PARENTS = {
     "of-others": "alias-of-others",
     "of-stranger": "stranger",
@@ -35,7 +35,7 @@ class Served:
     """The entries that an agent serves, as a delegate of it sees them.
 
     Attributes:
-        testbed: of the agent.
+        testbed: the testbed of the agent.
         admin: the agent's admin socket.
         marked: makes selectors that no process has.
         await_svids: waits until a delegate gets exactly these SVIDs.

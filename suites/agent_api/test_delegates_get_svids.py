@@ -51,7 +51,7 @@ def target(
     with contextlib.ExitStack() as registered:
         for name, (marks, fields) in ENTRIES.items():
             registered.enter_context(agent_api.registered(name, marked(*marks), **fields))
-        # Whoever has the last entry has heard of all.
+        # Once the last entry is served, the agent has all of them.
         registered.enter_context(agent_api.registered("after", marked("after")))
         await_svids(admin, delegated.On(marked("after")), [agent_api.scenario.spiffe_id("after")])
         yield admin
@@ -282,7 +282,7 @@ def test_bundle_streams_follow_the_end_of_federation(
 
 
 class Kept(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A delegate still gets the bundle of a trust domain that is no longer federated."""
+    """Raised if a delegate still gets the bundle of a trust domain that is no longer federated."""
 
 
 def _public(keys: Iterable[Mapping[str, object]]) -> dict[str, bytes]:

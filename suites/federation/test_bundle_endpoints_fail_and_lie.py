@@ -19,7 +19,7 @@ from svidproof.checks import (
 
 
 class Misread(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A SPIRE server made of a bundle document what the standard does not say."""
+    """Raised if SPIRE server interprets a bundle document differently than the standard says."""
 
 
 def rows(*outcomes: Outcome) -> pytest.MarkDecorator:

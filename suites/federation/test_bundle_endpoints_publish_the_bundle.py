@@ -31,7 +31,7 @@ def test_endpoint_is_verifiable(federation: Testbed, domain: str, saw: Saw) -> N
 
     if PROFILES[domain] == "https_spiffe":
         assert uri_of(published.certificate) == f"spiffe://{domain}/spire/server"
-    # Control: what verifies it does not verify anything.
+    # Control: another CA does not verify it.
     server = federation.domain(domain).spire
     url, spiffe_id = server.bundle_endpoint.url, server.bundle_endpoint.spiffe_id
     roots, by = [federation.domain(PARTNER).root.certificate], server.reached_endpoint

@@ -15,7 +15,7 @@ each_harm = pytest.mark.parametrize("way", HARMS)
 
 
 class Suffered(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A partner's bundle endpoint affected others."""
+    """Raised if a partner's bundle endpoint affects other trust domains."""
 
 
 @pytest.fixture

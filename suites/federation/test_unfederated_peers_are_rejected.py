@@ -23,7 +23,7 @@ STRANGER = "stranger.example"
 
 @pytest.fixture(scope="module")
 def stranger() -> Credential:
-    """A genuine SVID of a trust domain that nobody here federates with."""
+    """A genuine SVID of a trust domain that no workload here federates with."""
     return Partner(STRANGER).svid("client")
 
 

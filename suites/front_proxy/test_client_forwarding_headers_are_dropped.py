@@ -22,7 +22,7 @@ FORGERIES = {
         (CLIENT_CERTIFICATE, "By={proxy};Hash={hash};URI={client}"),
         (CLIENT_CERTIFICATE, "By={backend};Hash={hash};URI={proxy}"),
     ),
-    # What the backend's own sidecar makes of it.
+    # What the backend's own sidecar derives from it.
     "two-elements": (
         (
             CLIENT_CERTIFICATE,

@@ -135,7 +135,7 @@ class Referenced:
         self.reference = broker.Reference.process(self._process.pid)
 
     def end(self) -> None:
-        """End it, and wait until its process ID is nobody's."""
+        """End it, and wait until no process has its process ID."""
         self._process.kill()
         self._process.communicate()
 

@@ -32,7 +32,7 @@ from svidproof.probes import (
 
 pytestmark = needs(Capability.OWN_TRUST_ROOT, Capability.OWN_MACHINE)
 Served = Callable[[str, bytes], X509Answer]
-# Headers that are not the one that each request must have.
+# Headers that differ from the mandatory one.
 HEADERS: dict[str, broker.Metadata] = {
     "none": (),
     "another-value": (("broker.spiffe.io", "false"),),

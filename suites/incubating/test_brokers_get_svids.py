@@ -27,7 +27,7 @@ pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNRE
 Start = Callable[[str], Any]
 SHORT_S = 20
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
-# A process ID that Linux gives to nobody (PID_MAX_LIMIT in include/linux/threads.h).
+# A process ID that Linux never assigns (PID_MAX_LIMIT in include/linux/threads.h).
 NOBODY = 1 << 22
 # References that name no workload, and the status that each must get.
 WRONG: dict[str, tuple[broker.Reference | None, grpc.StatusCode]] = {
@@ -146,7 +146,7 @@ def test_wrong_reference_is_refused(
 
 
 class WrongStatus(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A request is refused with another status than the standard has for it."""
+    """Raised if a request is refused with another status than the standard requires."""
 
 
 @requirement("BROKER-7")

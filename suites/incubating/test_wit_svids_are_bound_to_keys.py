@@ -249,4 +249,4 @@ def test_bundle_has_the_wit_authorities(incubating: Testbed) -> None:
 
 
 class Unpublished(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """The bundle lacks an authority that the server has."""
+    """Raised if the published bundle lacks an authority of the server."""

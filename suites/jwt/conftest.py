@@ -36,7 +36,7 @@ def jwt_key_change(testbed: Testbed, progress: Progress) -> JwtKeyChange:
 
 @experiment("oidc", testbed="keys", changes=True, seconds=8, needs=NEEDS)
 def oidc_key_change(testbed: Testbed, progress: Progress) -> OidcKeyChange:
-    """The same, as a client of the OIDC discovery provider sees it."""
+    """The change of the JWT key, as a client of the OIDC discovery provider sees it."""
     return observe_oidc_key_change(testbed, progress)
 
 

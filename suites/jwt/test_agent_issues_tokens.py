@@ -1,4 +1,4 @@
-"""FetchJWTSVID: for whom, for which audiences and for how long a JWT-SVID is issued."""
+"""FetchJWTSVID: the identities, audiences and lifetimes of the JWT-SVIDs that are issued."""
 
 from collections.abc import Iterator
 

@@ -38,7 +38,7 @@ class Move:
     """A pod was rescheduled; a pod with the same selectors stayed on the old node.
 
     Attributes:
-        agents: of the old and of the new node.
+        agents: the agents of the old and of the new node.
         svids: the pod's SVIDs on the old and on the new node.
         entry: the ID of the entry for the old node.
         still_served: why the pod on the old node counts as served; empty if it is denied.

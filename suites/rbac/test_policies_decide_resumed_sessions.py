@@ -24,8 +24,8 @@ class Session:
     """How the clients connect.
 
     Attributes:
-        listener: of the backend.
-        version: of TLS.
+        listener: the listener of the backend.
+        version: the version of TLS.
         share: by which the number of requests is divided.
         resumed: whether every connection must resume a session, or none.
     """

@@ -16,7 +16,7 @@ ATTESTS, LOADED = "Starting node attestation", "SVID loaded"
 
 
 class Untrue(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """An agent says that it is healthy, and it is not."""
+    """Raised if an agent reports that it is healthy although it is not."""
 
 
 @requirement("RESILIENCE-25")

@@ -7,7 +7,7 @@ from svidproof.checks import Accepted, CachedToken
 
 
 class TooLate(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A cached token that was still valid did not come before the caller's deadline."""
+    """Raised if a valid cached token is not delivered before the caller's deadline."""
 
 
 @requirement("RESILIENCE-20")

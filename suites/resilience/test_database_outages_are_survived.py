@@ -18,7 +18,7 @@ each_sidecar = pytest.mark.parametrize("name", BOTH)
 
 
 class Untrue(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """The server says that it is healthy, and it cannot use its database."""
+    """Raised if the server reports that it is healthy although it cannot use its database."""
 
 
 @requirement("RESILIENCE-21")

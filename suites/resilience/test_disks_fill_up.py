@@ -11,7 +11,7 @@ NO_SPACE, READ_ONLY = "no space left on device", "permission denied"
 
 
 class Unlogged(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A component does not say what is wrong with its disk."""
+    """Raised if a component does not log what is wrong with its disk."""
 
 
 @requirement("RESILIENCE-34")

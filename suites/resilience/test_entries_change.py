@@ -10,7 +10,7 @@ UNNOTICED = ["changed-over-a-slow-connection", "replaced-between-two-syncs"]
 
 
 class Mismatch(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A message names another SPIFFE ID than its certificate."""
+    """Raised if a message has another SPIFFE ID than its certificate."""
 
 
 @requirement("RESILIENCE-15")

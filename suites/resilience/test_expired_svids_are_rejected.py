@@ -25,7 +25,7 @@ class Unexplained(AssertionError):  # noqa: N818  a verdict, not a programming e
 
 
 class StillUsed(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """An expired SVID is delivered or presented."""
+    """Raised if an expired SVID is delivered or presented."""
 
 
 @requirement("RESILIENCE-3")

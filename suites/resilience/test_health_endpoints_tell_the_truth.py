@@ -16,7 +16,7 @@ pytestmark = requirement("RESILIENCE-10")
 
 
 class Untrue(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A component says that it is healthy, and it is not."""
+    """Raised if a component reports that it is healthy although it is not."""
 
 
 @pytest.mark.parametrize("how", ["stopped", "paused"])

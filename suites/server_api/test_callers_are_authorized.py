@@ -46,7 +46,7 @@ def test_methods_for_others_are_refused(
 
     for name, answer in answers.items():
         assert not answer.silent, f"SPIRE server did not answer {name} of caller {kind}: {answer}"
-        # A version that lacks the method lets nobody call it.
+        # In a version that lacks the method, no caller can call it.
         if not answer.refused and answer.code is not grpc.StatusCode.UNIMPLEMENTED:
             raise Accepted(f"caller {kind} can call {name}: {answer}")
     saw(f"{len(answers)} methods")

@@ -25,7 +25,7 @@ Change = Callable[[Relationship], Relationship]
 
 
 class NotFetched(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """SPIRE server did not fetch a bundle that it must fetch."""
+    """Raised if SPIRE server does not fetch a bundle that it must fetch."""
 
 
 @pytest.fixture

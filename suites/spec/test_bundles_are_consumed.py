@@ -27,7 +27,7 @@ Bundle = dict[str, Any]
 
 
 class NotStored(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """SPIRE server refused a bundle that it must accept."""
+    """Raised if SPIRE server rejects a bundle that it must accept."""
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,11 @@ pytestmark = needs(Capability.OWN_MACHINE, Capability.FAULTS, Capability.FURTHER
 
 
 class Misused(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A consumer used what it must not use, or lost what was good."""
+    """Raised if a consumer uses a secret that it must not use, or loses a valid one."""
 
 
 class NotTaken(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A consumer did not take a good message."""
+    """Raised if a consumer does not accept a valid message."""
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ each_workload = pytest.mark.parametrize("name", ["front", "back"])
 
 
 class Kept(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A revoked root is still trusted."""
+    """Raised if a revoked root is still trusted."""
 
 
 @requirement("TOPOLOGY-4")

@@ -44,7 +44,7 @@ class Fetched:
         token: the JWT-SVID.
         lifetime: from its `iat` to its `exp`, in seconds.
         expires: its `exp`, in seconds since the epoch.
-        requested: just before the request, likewise.
+        requested: just before the request, in seconds since the epoch.
     """
 
     token: str = field(repr=False)

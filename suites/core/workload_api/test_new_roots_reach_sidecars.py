@@ -30,7 +30,7 @@ SHOWN = Budget("both roots in every /certs", LAG)
 
 
 class Unshown(AssertionError):  # noqa: N818  a verdict, not a programming error
-    """A sidecar's `/certs` does not show a root that was pushed to it."""
+    """Raised if a sidecar's `/certs` does not show a root that was pushed to it."""
 
 
 @dataclass(frozen=True)
