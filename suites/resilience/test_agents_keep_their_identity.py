@@ -41,7 +41,7 @@ def test_no_request_fails(agent_kept: Mapping[str, AgentRestart], how: str) -> N
     assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
 
 
-@requirement("RESILIENCE-41")
+@requirement("RESILIENCE-44")
 def test_agent_trusts_the_present_ca(agent_below_another_ca: AgentRestart) -> None:
     """After a restart, the agent connects by its stored bundle, and does not attest again."""
     restart = agent_below_another_ca

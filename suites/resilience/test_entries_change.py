@@ -51,7 +51,7 @@ def test_entry_takes_effect_in_time_after_an_outage(server_gone: Outage, measure
     measure("from an entry's change to its SVID, after an absence of the server", took, "s")
 
 
-@requirement("RESILIENCE-40")
+@requirement("RESILIENCE-43")
 def test_entry_deleted_meanwhile_is_gone(entry_withdrawn: Withdrawal, measure: Measure) -> None:
     """Once the agent reaches the server again, the process of the entry is denied an SVID."""
     entry_withdrawn.before.assert_seen()

@@ -5,7 +5,7 @@ import pytest
 from svidproof import Saw, requirement
 from svidproof.checks import Modes
 
-pytestmark = requirement("RESILIENCE-39")
+pytestmark = requirement("RESILIENCE-42")
 OTHERS, GROUP_AND_OTHERS, EVERYBODY_WRITES = 0o007, 0o077, 0o222
 MODES = {"restarts": "server_modes", "agent-keys": "agent_modes"}
 each_scenario = pytest.mark.parametrize("scenario", list(MODES))
