@@ -3,6 +3,7 @@
 from http import HTTPStatus
 
 import pytest
+from grpc import StatusCode
 
 from svidproof import Measure, Saw, requirement
 from svidproof.checks import AuthorityTurn
@@ -78,3 +79,33 @@ def test_no_long_lived_svid_outlives_its_authority(
 
     measure("least time of a CA beyond a long-lived SVID", min(left), "s")
     assert min(left) >= 0, f"an SVID of steady outlives its CA by {-min(left):.0f} s"
+
+
+@requirement("AUTHORITY-11")
+def test_every_jwt_svid_is_valid(authority_turn: AuthorityTurn, saw: Saw) -> None:
+    """The agent validates every JWT-SVID of the former and of the next JWT key."""
+    tokens = authority_turn.tokens
+    keys = {token.key_id for token in tokens}
+    assert len(keys) > 1, f"JWT-SVIDs of {len(keys)} JWT keys were issued: this proves nothing"
+
+    failed = [t for t in tokens if t.validated.code is not StatusCode.OK]
+
+    assert not failed, (
+        f"{len(failed)} of {len(tokens)} JWT-SVIDs are not valid; "
+        f"the first, of key {failed[0].key_id}: {failed[0].validated}"
+    )
+    saw(f"{len(tokens)} JWT-SVIDs of {len(keys)} keys")
+
+
+@requirement("AUTHORITY-12")
+def test_no_jwt_svid_outlives_its_key(authority_turn: AuthorityTurn, measure: Measure) -> None:
+    """No JWT-SVID has a later expiry than the JWT key that has signed it."""
+    tokens, expiries = authority_turn.tokens, authority_turn.jwt_expiries
+    assert tokens, "no JWT-SVID was issued: this proves nothing"
+    stray = {token.key_id for token in tokens} - expiries.keys()
+    assert not stray, f"JWT-SVIDs of {sorted(stray)}, which the server does not list"
+
+    left = min(expiries[token.key_id] - token.expiry for token in tokens)
+
+    measure("least time of a JWT key beyond its JWT-SVIDs", left, "s")
+    assert left >= 0, f"a JWT-SVID outlives its JWT key by {-left:.0f} s"

@@ -11,12 +11,14 @@ from svidproof.checks import (
     EndpointFailures,
     Greeter,
     Harm,
+    Move,
     PartnerChange,
     Polls,
     observe_bulk,
     observe_end,
     observe_endpoint_failure,
     observe_endpoint_failures,
+    observe_move,
     observe_partner_change,
     observe_polls,
     observe_silence,
@@ -86,6 +88,12 @@ def ended(testbed: Testbed, progress: Progress) -> End:
 def silent_end(testbed: Testbed, progress: Progress) -> Harm:
     """A relationship ends while its bundle endpoint does not answer."""
     return observe_silent_end(testbed, progress)
+
+
+@experiment("partners", testbed="ending", changes=True, seconds=4, needs=NEEDS)
+def moved(testbed: Testbed, progress: Progress) -> Move:
+    """A partner serves its bundle at another URL."""
+    return observe_move(testbed, progress)
 
 
 @experiment("partners", testbed="polled", changes=True, seconds=50, needs=NEEDS)

@@ -1,7 +1,7 @@
 """A SPIRE server fetches the bundles of its partners automatically."""
 
 from svidproof import Measure, Saw, requirement
-from svidproof.checks import Polls
+from svidproof.checks import Move, Polls
 
 
 @requirement("FEDERATION-26")
@@ -22,3 +22,20 @@ def test_bundle_is_fetched_after_a_failure(polls: Polls, measure: Measure, saw: 
         "from an endpoint's recovery to the server that stores its bundle", polls.recovered_s, "s"
     )
     saw(f"{polls.failed} requests failed before")
+
+
+@requirement("FEDERATION-27")
+def test_bundle_is_fetched_from_the_next_endpoint(moved: Move, saw: Saw) -> None:
+    """After the relationship has changed, the server stores the bundle of the partner's next URL.
+
+    The former URL still serves the former bundle.
+    """
+    assert moved.before == moved.former, "the server did not store the former bundle"
+
+    assert not moved.said, f"the refresh failed after the change: {moved.said}"
+    assert moved.after == moved.present, (
+        "the server still stores the bundle of the former endpoint"
+        if moved.after == moved.former
+        else f"the server stores the keys {moved.after and sorted(moved.after)}"
+    )
+    saw(f"{len(moved.present)} JWT keys instead of {len(moved.former)}")

@@ -40,6 +40,9 @@ def test_federated_workload_validates(
     assert answer.claims["sub"] == own, f"sub is {answer.claims['sub']}"
     assert answer.claims["aud"] in (audience, [audience]), f"aud is {answer.claims['aud']}"
     assert answer.claims["exp"], "there is no exp"
+    # SPIRE's default for allowed_foreign_jwt_claims: what else a partner says is not passed on.
+    further = answer.claims.keys() - {"sub", "aud", "exp"}
+    assert not further, f"the agent passed on {sorted(further)} of another trust domain's token"
     saw(f"claims {sorted(answer.claims)}")
 
 

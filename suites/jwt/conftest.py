@@ -6,8 +6,10 @@ from svidproof import Capability, Progress, Testbed, experiment
 from svidproof.checks import (
     JwtKeyChange,
     OidcKeyChange,
+    OidcReturn,
     observe_jwt_key_change,
     observe_oidc_key_change,
+    observe_oidc_return,
     tokens,
 )
 
@@ -38,6 +40,18 @@ def jwt_key_change(testbed: Testbed, progress: Progress) -> JwtKeyChange:
 def oidc_key_change(testbed: Testbed, progress: Progress) -> OidcKeyChange:
     """The change of the JWT key, as a client of the OIDC discovery provider sees it."""
     return observe_oidc_key_change(testbed, progress)
+
+
+@experiment(
+    "oidc",
+    testbed="keys",
+    changes=True,
+    seconds=10,
+    needs=(*NEEDS, Capability.FAULTS, Capability.KILL),
+)
+def oidc_return(testbed: Testbed, progress: Progress) -> OidcReturn:
+    """The agent is away while a JWT key is prepared."""
+    return observe_oidc_return(testbed, progress)
 
 
 @pytest.fixture

@@ -4,14 +4,27 @@ The tokens are signed by keys of the suite's own, whose bundle the process has: 
 the flaw, and not for an unknown key.
 """
 
+import contextlib
 import time
 
 import grpc
 import pytest
 
-from svidproof import Capability, Measure, Saw, Testbed, needs, requirement
+from svidproof import (
+    Budget,
+    Capability,
+    Measure,
+    NotYet,
+    Saw,
+    Testbed,
+    TimedOut,
+    budgets,
+    eventually,
+    needs,
+    requirement,
+)
 from svidproof.checks import Accepted, tokens
-from svidproof.probes import Rule, TokenFlaw, jwt, valid_tokens
+from svidproof.probes import BundlesStream, Rule, TokenFlaw, jwt, valid_tokens
 
 pytestmark = needs(Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE)
 # A valid token's name and content; made once for the names.
@@ -21,6 +34,9 @@ VALID = (
     "nbf-in-the-past", "further-claims",
 )  # fmt: skip
 LEEWAYS = (0, 10, 30, 55, 65, 120)  # seconds
+# The leeway is found to within so many seconds, so a token expires within twice as many.
+STEP_S = 4
+EXPIRES = Budget("the agent rejects a token that has expired", 4 * STEP_S, 0.5)
 
 
 @requirement("JWT-6")
@@ -50,7 +66,9 @@ def test_own_token_is_accepted(verifier: tokens.Verifier, audience: str) -> None
         answer = jwt.validate(verifier.target, token, each)
 
         tokens.assert_validated(answer, verifier.spiffe_id)
-        for claim in ("sub", "exp"):
+        missing = claims.keys() - answer.claims.keys()
+        assert not missing, f"the agent returned no {sorted(missing)}"
+        for claim in claims.keys() - {"aud"}:
             assert answer.claims[claim] == claims[claim], f"{claim} is {answer.claims[claim]}"
         assert sorted(answer.claims["aud"]) == sorted([audience, second]), str(answer.claims)
 
@@ -122,6 +140,37 @@ def test_leeway_is_small(verifier: tokens.Verifier, measure: Measure) -> None:
     assert longest["exp"] < max(LEEWAYS), f"a token is accepted {longest['exp']} s after its expiry"
 
 
+@requirement("JWT-10")
+def test_token_is_rejected_once_it_has_expired(verifier: tokens.Verifier, saw: Saw) -> None:
+    """A token that the agent has accepted is rejected after its expiry."""
+    token, audience = _expiring_soon(verifier)
+
+    def rejected() -> str:
+        answer = jwt.validate(verifier.target, token, audience)
+        if answer.code is grpc.StatusCode.OK:
+            raise NotYet("the agent still accepts a token that has expired")
+        assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, (
+            f"expected InvalidArgument: {answer}"
+        )
+        return answer.details
+
+    try:
+        saw(eventually(rejected, EXPIRES))
+    except TimedOut as error:
+        raise Accepted(f"a token that has expired was accepted: {error}") from None
+
+
+def _expiring_soon(verifier: tokens.Verifier) -> tuple[str, str]:
+    """A token that the agent accepts, and will not accept in a few seconds, and its audience."""
+    for seconds in range(max(LEEWAYS), -1, -STEP_S):
+        wanted = verifier.wanted()
+        expiry = int(time.time()) - seconds + STEP_S
+        token = wanted.token(claims={"exp": expiry})
+        if jwt.validate(verifier.target, token, wanted.audience).code is grpc.StatusCode.OK:
+            return token, wanted.audience
+    raise AssertionError("the agent accepted no token that expires soon")
+
+
 @requirement("JWT-11")
 @tokens.flaws_of(Rule.AUDIENCE)
 def test_token_for_another_audience_is_rejected(
@@ -178,3 +227,38 @@ def test_federated_bundle_has_exactly_its_jwt_keys(verifier: tokens.Verifier) ->
         assert delivered == published, f"{issuer.trust_domain}: {sorted(delivered)}"
         uses = {key.get("use") for key in keys}
         assert uses <= {"jwt-svid", None}, f"{issuer.trust_domain}: keys for {uses}"
+
+
+@requirement("JWT-14")
+def test_open_stream_follows_federated_keys(bearer: Testbed, verifier: tokens.Verifier) -> None:
+    """An open stream delivers a federated trust domain's next JWT key, and the loss of a former."""
+    issuer = verifier.issuer
+    uri, document = f"spiffe://{issuer.trust_domain}", issuer.bundle()
+    next_one, [x509, former, *others] = verifier.unrelated.key("p256").jwk(), document["keys"]
+    changed = {**document, "keys": [x509, *others, next_one]}
+
+    def restored() -> None:
+        if next_one["kid"] in verifier.key_ids(uri):
+            raise NotYet(f"the JWT bundle of {uri} has its changed key")
+
+    with contextlib.closing(jwt.bundles_stream(verifier.target)) as stream:
+        _await_key(stream, uri, former["kid"], next_one["kid"])
+        bearer.spire.set_federated_document(issuer.trust_domain, changed)
+        try:
+            _await_key(stream, uri, next_one["kid"], former["kid"])
+        finally:
+            bearer.spire.set_federated_document(issuer.trust_domain, document)
+            eventually(restored, budgets.REGISTRATION)
+        _await_key(stream, uri, former["kid"], next_one["kid"])
+
+
+def _await_key(stream: BundlesStream, uri: str, present: str, absent: str) -> None:
+    """Wait until the last message on a stream has one key of a trust domain and not another."""
+
+    def delivered() -> None:
+        stream.assert_open()
+        held = stream.held.get(uri, frozenset())
+        if present not in held or absent in held:
+            raise NotYet(f"the open stream of JWT bundles has the keys {sorted(held)} of {uri}")
+
+    eventually(delivered, budgets.REGISTRATION)

@@ -2,12 +2,25 @@
 
 import pytest
 
-from svidproof import Capability, Measure, OidcProvider, Saw, Testbed, needs, only, requirement
-from svidproof.checks import Accepted, OidcKeyChange, tokens
+from svidproof import (
+    Budget,
+    Capability,
+    Measure,
+    OidcProvider,
+    Saw,
+    Testbed,
+    consistently,
+    needs,
+    only,
+    requirement,
+)
+from svidproof.checks import Accepted, OidcKeyChange, OidcReturn, entry_bound, tokens
 from svidproof.probes import jwt
 from svidproof.probes import oidc as client
 
 pytestmark = needs(Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE)
+# Seconds in which the provider looks at the Workload API twice.
+LOOKS_S = 1.0
 # OpenID Connect Discovery 1.0, section 3.
 REQUIRED = (
     "issuer",
@@ -83,6 +96,26 @@ def test_published_keys_are_the_bundles(
     saw(f"{len(published)} keys")
 
 
+@requirement("JWT-22")
+def test_federated_keys_are_not_published(
+    oidc: Testbed, provider: OidcProvider, workload: tokens.Verifier
+) -> None:
+    """The keys stay exactly those once the provider gets the bundle of another trust domain."""
+    bundle = {str(key["kid"]) for key in workload.jwt_keys()}
+    entry, partner = oidc.registration.id_of(provider.name), workload.issuer.trust_domain
+
+    def assert_only_own() -> None:
+        published = {str(key["kid"]) for key in provider.published_keys()}
+        assert published == bundle, f"published {sorted(published)}, in the bundle {sorted(bundle)}"
+
+    oidc.registration.change(entry, federates_with=[partner])
+    try:
+        delivered = entry_bound(oidc) + LOOKS_S
+        consistently(assert_only_own, Budget("only its own keys are published", delivered, 0.2))
+    finally:
+        oidc.registration.change(entry, federates_with=[])
+
+
 @requirement("JWT-23")
 def test_live_token_is_verified(
     provider: OidcProvider, workload: tokens.Verifier, audience: str, saw: Saw
@@ -154,3 +187,37 @@ def test_token_of_the_revoked_key_is_rejected(
     assert took <= oidc_key_change.bounds["revoked"], f"it was published for {took:.1f} s more"
     if not former["revoked"].reason:
         raise Accepted("a token of the revoked key was accepted")
+
+
+@requirement("JWT-24")
+def test_caches_do_not_keep_keys(oidc_key_change: OidcKeyChange, saw: Saw) -> None:
+    """The answer with the keys tells caches to keep none, or to ask before each use."""
+    said = oidc_key_change.first.header("cache-control") or ""
+
+    directives = {directive.strip().lower() for directive in said.split(",")}
+    assert directives & {"no-store", "no-cache"}, f"the keys have Cache-Control {said!r}"
+    saw(said)
+
+
+@requirement("JWT-24")
+def test_next_keys_are_sent_to_who_has_the_former(oidc_key_change: OidcKeyChange) -> None:
+    """A client that has kept the former keys, and asks for newer ones, gets them."""
+    change = oidc_key_change
+
+    assert change.again.status == 200, f"after a change of keys it got {change.again}"
+    held = change.again_keys()
+    assert change.new in held, f"it got the keys {sorted(held)}"
+    assert change.old not in held, f"it got the revoked key among {sorted(held)}"
+
+
+@requirement("JWT-25")
+def test_key_is_published_after_the_agents_return(
+    oidc_return: OidcReturn, measure: Measure, saw: Saw
+) -> None:
+    """A JWT key that was prepared while the agent was away is published after its return."""
+    took = oidc_return.took()
+
+    measure("from the agent's return to OIDC clients that have the next JWT key", took, "s")
+    assert took <= oidc_return.bound, f"it was published after {took:.1f} s"
+    assert oidc_return.failed, "the provider did not notice that the agent was away"
+    saw(f"the provider failed to get keys {oidc_return.failed} times meanwhile")

@@ -32,6 +32,7 @@ from svidproof.checks import (
     Growth,
     KeysRefused,
     Locked,
+    Modes,
     Noticed,
     Outage,
     OutagePlan,
@@ -39,6 +40,7 @@ from svidproof.checks import (
     ServerUpgrade,
     Starts,
     Unstored,
+    Withdrawal,
     observe_agent_restart,
     observe_agent_upgrade,
     observe_ban,
@@ -53,15 +55,18 @@ from svidproof.checks import (
     observe_keys_refused,
     observe_lock,
     observe_lonely_start,
+    observe_modes,
     observe_new_entry,
     observe_outage,
     observe_outages,
     observe_replacement,
+    observe_restart_below_another_ca,
     observe_server_restart,
     observe_server_upgrade,
     observe_starts,
     observe_twins,
     observe_unstored,
+    observe_withdrawal,
 )
 
 NEEDS = [
@@ -223,6 +228,12 @@ def entry_replacement(testbed: Testbed, progress: Progress) -> EntryChanges:
     return observe_replacement(testbed, entry_bound(testbed), progress)
 
 
+@experiment("outage", testbed="entries", changes=True, seconds=8, needs=RELAYED)
+def entry_withdrawn(testbed: Testbed, progress: Progress) -> Withdrawal:
+    """One entry is deleted while the agent cannot reach the server."""
+    return observe_withdrawal(testbed, entry_bound(testbed), progress)
+
+
 @experiment("outage", testbed="evicted", changes=True, seconds=8, needs=NEEDS)
 def evicted_agent(testbed: Testbed, progress: Progress) -> Eviction:
     """The agent is evicted, and attests again."""
@@ -344,6 +355,18 @@ def agent_upgrade(
     return observe_agent_upgrade(testbed, progress)
 
 
+@experiment("restarts", testbed="sidecars", changes=True, seconds=1, needs=OWN_FILES)
+def server_modes(testbed: Testbed, progress: Progress) -> Modes:
+    """The permissions of files and sockets, of a server with its keys on disk."""
+    return observe_modes(testbed, progress)
+
+
+@experiment("agent-keys", testbed="agent-keys", changes=True, seconds=1, needs=TOKENS)
+def agent_modes(testbed: Testbed, progress: Progress) -> Modes:
+    """The same, of an agent with its keys on disk."""
+    return observe_modes(testbed, progress)
+
+
 @experiment("agent-keys", testbed="agent-keys", changes=True, seconds=3, needs=TOKENS)
 def twins(testbed: Testbed, progress: Progress) -> tuple[AgentStart, ...]:
     """Two agents start at once with one join token."""
@@ -388,6 +411,12 @@ def agents_expired(testbed: Testbed, progress: Progress) -> Mapping[str, AgentSt
     return observe_expired_agents(testbed, progress)
 
 
+@experiment("agent-keys", testbed="agent-roots", changes=True, seconds=15, needs=TOKENS)
+def agent_below_another_ca(testbed: Testbed, progress: Progress) -> AgentRestart:
+    """An agent with its keys on disk is restarted after the upstream root has been replaced."""
+    return observe_restart_below_another_ca(testbed, progress)
+
+
 @experiment("outage", testbed="usage", changes=True, seconds=8, needs=NEEDS)
 def agent_alone(testbed: Testbed, progress: Progress) -> Answers:
     """The agent starts while there is no server."""
@@ -400,9 +429,9 @@ def growth(testbed: Testbed, progress: Progress) -> Mapping[str, Growth]:
     return observe_growth(testbed, progress)
 
 
-@experiment("restarts", testbed="restarted", changes=True, seconds=30, needs=OWN_FILES)
+@experiment("restarts", testbed="restarted", changes=True, seconds=50, needs=OWN_FILES)
 def growth_over_restarts(testbed: Testbed, progress: Progress) -> Mapping[str, Growth]:
-    """A sidecar, then the agent, is killed and started many times."""
+    """The server, a sidecar and the agent are killed and started many times."""
     return observe_growth_over_restarts(testbed, progress)
 
 

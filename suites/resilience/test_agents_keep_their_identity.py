@@ -41,6 +41,17 @@ def test_no_request_fails(agent_kept: Mapping[str, AgentRestart], how: str) -> N
     assert not failed, f"{len(failed)} of {len(requests)} failed; the first: {failed[0].note}"
 
 
+@requirement("RESILIENCE-44")
+def test_agent_trusts_the_present_ca(agent_below_another_ca: AgentRestart) -> None:
+    """After a restart, the agent connects by its stored bundle, and does not attest again."""
+    restart = agent_below_another_ca
+
+    attested = [m for m in restart.messages if ATTESTS in m]
+    assert not attested, f"the agent attested again below another CA: {attested[0]}"
+    assert any(LOADED in m for m in restart.messages), f"the agent loaded no SVID; {restart.late}"
+    assert restart.late == "nothing was late", f"the agent was not ready again; {restart.late}"
+
+
 @requirement("RESILIENCE-26")
 @each_endpoint
 def test_agent_notices_that_its_data_is_lost(data_lost: Unstored, endpoint: str, saw: Saw) -> None:

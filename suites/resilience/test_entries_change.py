@@ -3,7 +3,7 @@
 import pytest
 
 from svidproof import Measure, requirement
-from svidproof.checks import EntryChanges, Given, Outage
+from svidproof.checks import EntryChanges, Given, Outage, Withdrawal
 
 WAYS = ["created", "recreated"]
 UNNOTICED = ["changed-over-a-slow-connection", "replaced-between-two-syncs"]
@@ -30,7 +30,7 @@ def test_message_names_that_id_whatever_the_agent_has_missed(
 
 
 @requirement("RESILIENCE-16")
-@pytest.mark.parametrize("way", ["created", "changed", "recreated"])
+@pytest.mark.parametrize("way", ["created", "changed", "named", "recreated"])
 def test_entry_takes_effect_in_time(
     entry_changes: EntryChanges, way: str, measure: Measure
 ) -> None:
@@ -49,6 +49,19 @@ def test_entry_takes_effect_in_time_after_an_outage(server_gone: Outage, measure
     took = changes.assert_in_time("created")
 
     measure("from an entry's change to its SVID, after an absence of the server", took, "s")
+
+
+@requirement("RESILIENCE-43")
+def test_entry_deleted_meanwhile_is_gone(entry_withdrawn: Withdrawal, measure: Measure) -> None:
+    """Once the agent reaches the server again, the process of the entry is denied an SVID."""
+    entry_withdrawn.before.assert_seen()
+
+    took = entry_withdrawn.took()
+
+    measure("from the agent's return to the loss of an entry that was deleted meanwhile", took, "s")
+    assert took <= entry_withdrawn.bound, (
+        f"the process was denied an SVID after {took:.1f} s, not {entry_withdrawn.bound:.1f} s"
+    )
 
 
 def _assert_matching(given: Given) -> None:

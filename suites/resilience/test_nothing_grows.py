@@ -16,6 +16,7 @@ each_component = pytest.mark.parametrize(
 each_restart = pytest.mark.parametrize(
     "restart",
     [
+        "spire-server spire-agent",
         "client.envoy spire-server",
         "client.envoy spire-agent",
         "client.envoy server.envoy",
