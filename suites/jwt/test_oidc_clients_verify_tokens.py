@@ -191,7 +191,7 @@ def test_token_of_the_revoked_key_is_rejected(
 
 @requirement("JWT-24")
 def test_caches_do_not_keep_keys(oidc_key_change: OidcKeyChange, saw: Saw) -> None:
-    """The answer with the keys tells caches to keep none, or to ask before each use."""
+    """The answer with the keys lets caches keep none, or makes them ask before each use."""
     said = oidc_key_change.first.header("cache-control") or ""
 
     directives = {directive.strip().lower() for directive in said.split(",")}
