@@ -289,8 +289,9 @@ def test_entry_of_others_is_left_alone(api: Testbed) -> None:
             api.spire.delete_entry(entry_id)
             late = within(api, "its own entry", lambda: _assert_hint(api, "declared"), AT_SERVER_S)
 
+    # spire-server has said that it created the entry.
     assert [entry["id"] for entry in before] == [entry_id], (
-        "there was no entry: this proves nothing"
+        f"the entry of spire-server has become {_described(before)}"
     )
     assert after == before, f"the entry of spire-server has become {_described(after)}"
     assert not late, late
