@@ -25,7 +25,7 @@ from svidproof import (
     reconcile_bound,
     requirement,
 )
-from svidproof.checks import entry_bound, within
+from svidproof.checks import await_reconciliations, entry_bound, within
 
 pytestmark = needs(
     Capability.K8S_PSAT,
@@ -38,6 +38,7 @@ pytestmark = needs(
 PROFILES = WEB, SPIFFE = ("https_web", "https_spiffe")
 POD = "federated"
 AT_SERVER_S = reconcile_bound(GC_INTERVAL_S)
+RECONCILES = 3
 UNAVAILABLE = 503
 CREATED = "Created federation relationship"
 # What is logged about endpoints that do not answer, relationships that end, objects that are
@@ -52,6 +53,14 @@ BROKEN = [
     pytest.param({"bundleEndpointProfile": {"type": SPIFFE}}, id="no-endpoint-id"),
     pytest.param({"trustDomainBundle": "{"}, id="bundle"),
 ]
+
+
+class Replaced(AssertionError):  # noqa: N818  a verdict, not a programming error
+    """A bundle was replaced by an older one."""
+
+
+class Ignored(AssertionError):  # noqa: N818  a verdict, not a programming error
+    """What an object declares has no effect."""
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +121,24 @@ def test_changed_profile_is_fetched_by(declared_partners: Testbed) -> None:
         partner.profile = SPIFFE
         partner.add_jwt_key()
         partner.publish()
+        declared.change(**testbed.controller.endpoint_of(partner.relationship))
+        _await_relationship(testbed, partner.relationship)
+        testbed.spire.refresh_federated_bundle(partner.trust_domain)
+        _assert_stored(testbed, partner, "next")
+
+
+@requirement("CTRUSTDOMAIN-2")
+def test_changed_endpoint_id_is_required(declared_partners: Testbed) -> None:
+    """After the endpoint's SPIFFE ID changes, the server accepts the endpoint by the new one."""
+    testbed, partner = declared_partners, _partner(declared_partners, "renamed", SPIFFE)
+    first = replace(partner.relationship, endpoint_id=f"{partner.endpoint_id}/former")
+
+    with _declared(testbed, partner, **testbed.controller.endpoint_of(first)) as declared:
+        _await_relationship(testbed, first)
+        partner.add_jwt_key()
+        partner.publish()
+        with pytest.raises(PlatformError):
+            testbed.spire.refresh_federated_bundle(partner.trust_domain)
         declared.change(**testbed.controller.endpoint_of(partner.relationship))
         _await_relationship(testbed, partner.relationship)
         testbed.spire.refresh_federated_bundle(partner.trust_domain)
@@ -231,6 +258,69 @@ def test_broken_object_harms_no_other(
         _await_relationship(testbed, broken.relationship)
 
     assert broken.trust_domain not in relationships, "an invalid object made a relationship"
+
+
+@requirement("CTRUSTDOMAIN-7")
+@pytest.mark.parametrize("class_name", [pytest.param("another", id="another-class"), None])
+def test_object_of_another_class_is_left_alone(
+    declared_partners: Testbed, class_name: str | None
+) -> None:
+    """A ClusterFederatedTrustDomain of another class, or of none, makes no relationship."""
+    testbed = declared_partners
+    row = class_name or "no"
+    other, own = (_partner(testbed, f"{row}-class-{name}", WEB) for name in ("other", "own"))
+    since = Timestamp.now()
+
+    with _declared(testbed, other, className=class_name), _declared(testbed, own):
+        _await_relationship(testbed, own.relationship)
+        await_reconciliations(testbed, since, RECONCILES)
+        relationships = testbed.spire.relationships()
+
+    assert other.trust_domain not in relationships, f"class {class_name}: it made a relationship"
+
+
+@requirement("CTRUSTDOMAIN-8")
+def test_changed_endpoint_keeps_the_newer_bundle(declared_partners: Testbed) -> None:
+    """After the URL changes, the server still stores the bundle that it fetched last."""
+    testbed, partner = declared_partners, _partner(declared_partners, "ageing", WEB)
+    initial = partner.key_ids[0]
+
+    with _declared(testbed, partner) as declared:
+        _await_relationship(testbed, partner.relationship)
+        partner.add_jwt_key()
+        partner.publish()
+        testbed.spire.refresh_federated_bundle(partner.trust_domain)
+        _assert_stored(testbed, partner, "next")
+        with contextlib.closing(partner.second_server(status=UNAVAILABLE, body=b"")) as second:
+            wanted = replace(partner.relationship, url=second.url)
+            declared.change(**testbed.controller.endpoint_of(wanted))
+            _await_relationship(testbed, wanted)
+            held = testbed.spire.federated_bundle(partner.trust_domain)
+
+    keys = held.jwt_key_ids if held else frozenset()
+    if keys == {initial}:
+        raise Replaced(f"the server stores {sorted(keys)}, the object's bundle, not a newer one")
+    assert keys == frozenset(partner.key_ids), f"the server stores {sorted(keys)} of the partner"
+
+
+@requirement("CTRUSTDOMAIN-9")
+def test_changed_bundle_is_stored(declared_partners: Testbed) -> None:
+    """After trustDomainBundle changes, the server stores it, though it can fetch none."""
+    testbed, partner = declared_partners, _partner(declared_partners, "restarting", SPIFFE)
+
+    with _declared(testbed, partner) as declared:
+        _await_relationship(testbed, partner.relationship)
+        _assert_stored(testbed, partner, "initial")
+        # The partner lost its keys: its endpoint presents an SVID of a CA that nobody knows.
+        partner.renew_authority()
+        partner.publish()
+        declared.change(trustDomainBundle=partner.document().decode())
+        await_reconciliations(testbed, Timestamp.now(), RECONCILES)
+        held = testbed.spire.federated_bundle(partner.trust_domain)
+
+    roots = held.roots if held else frozenset()
+    if partner.root not in roots:
+        raise Ignored("the server does not store the new root of trustDomainBundle")
 
 
 def _partner(testbed: Testbed, name: str, profile: str) -> OwnPartner:

@@ -39,6 +39,8 @@ pytestmark = needs(
 STATIC = "static"
 TTL = 12  # seconds
 RECONCILES = 3
+NOBODY = "k8s:sa:nobody"
+OLDER = Budget("is the older one", 1.5, 0.25)
 AT_SERVER_S = reconcile_bound(GC_INTERVAL_S)
 FOREIGN = "declared.example"
 # A pod requests an SVID before its entry exists; that of a deleted entry may be due for renewal.
@@ -83,6 +85,16 @@ DECLARED = [
     ),
     pytest.param({"storeSVID": True}, {"store_svid": True}, id="stored"),
 ]
+# One change after another, each of one field.
+CHANGES: Mapping[str, tuple[object, str, object]] = {
+    "x509SVIDTTL": ("80s", "x509_svid_ttl", 80),
+    "jwtSVIDTTL": ("2m", "jwt_svid_ttl", 120),
+    "dnsNames": (["other.example"], "dns_names", ["other.example"]),
+    "hint": ("second", "hint", "second"),
+    "federatesWith": ([FOREIGN], "federates_with", [FOREIGN]),
+    "admin": (True, "admin", True),
+    "downstream": (True, "downstream", True),
+}
 # Invalid fields of a ClusterStaticEntry.
 BROKEN = [
     pytest.param({"spiffeID": "static"}, id="spiffe-id"),
@@ -90,6 +102,10 @@ BROKEN = [
     pytest.param({"parentID": "spiffe://elsewhere.example/agent"}, id="parent-of-another-domain"),
     pytest.param({"federatesWith": ["unknown.example"]}, id="trust-domain-without-bundle"),
 ]
+
+
+class Unset(AssertionError):  # noqa: N818  a verdict, not a programming error
+    """An object does not say that its entry is set."""
 
 
 @pytest.fixture(autouse=True)
@@ -162,23 +178,37 @@ def test_pod_gets_the_declared_svid(api: Testbed, measure: Measure) -> None:
 
 
 @requirement("CSTATICENTRY-2")
-def test_change_updates_the_entry(api: Testbed) -> None:
-    """Other lifetimes, names and hint change the entry, which keeps its entry ID."""
+@pytest.mark.usefixtures("foreign_bundle")
+def test_change_of_each_field_updates_the_entry(api: Testbed) -> None:
+    """A change of one field changes this field of the entry, which keeps its entry ID."""
     with _declared(api, x509SVIDTTL="90s", dnsNames=["static.example"], hint="first") as declared:
         before = _await_entry(api)
-        declared.change(x509SVIDTTL="80s", dnsNames=["other.example"], hint="second")
-        late = within(api, "a changed entry", lambda: _assert_hint(api, "second"), AT_SERVER_S)
-        assert not late, late
+        wanted = _fields(before)
+        for field, (value, name, changed) in CHANGES.items():
+            wanted[name] = changed
+            declared.change(**{field: value})
+            late = within(
+                api, f"a changed {field}", lambda: _assert_fields(api, wanted), AT_SERVER_S
+            )
+            assert not late, late
         after = only(_entries(api), "entry")
 
-    wanted = {
-        **_fields(before),
-        "x509_svid_ttl": 80,
-        "dns_names": ["other.example"],
-        "hint": "second",
-    }
-    assert _fields(after) == wanted, f"the entry has become {_fields(after)}"
     assert after["id"] == before["id"], f"entry {before['id']} has become {after['id']}"
+
+
+@requirement("CSTATICENTRY-2")
+@pytest.mark.parametrize("field", ["parentID", "selectors"])
+def test_changed_parent_or_selectors_replace_the_entry(api: Testbed, field: str) -> None:
+    """After the parent or the selectors change, the server has the new entry and no other."""
+    spec = {"parentID": f"spiffe://{api.scenario.trust_domain}/other", "selectors": [NOBODY]}
+    name = {"parentID": "parent_id", "selectors": "selectors"}[field]
+
+    with _declared(api) as declared:
+        before = _await_entry(api)
+        wanted = {**_fields(before), name: spec[field]}
+        declared.change(**{field: spec[field]})
+        late = within(api, f"a changed {field}", lambda: _assert_fields(api, wanted), AT_SERVER_S)
+        assert not late, late
 
 
 @requirement("CSTATICENTRY-2")
@@ -259,8 +289,9 @@ def test_entry_of_others_is_left_alone(api: Testbed) -> None:
             api.spire.delete_entry(entry_id)
             late = within(api, "its own entry", lambda: _assert_hint(api, "declared"), AT_SERVER_S)
 
+    # spire-server has said that it created the entry.
     assert [entry["id"] for entry in before] == [entry_id], (
-        "there was no entry: this proves nothing"
+        f"the entry of spire-server has become {_described(before)}"
     )
     assert after == before, f"the entry of spire-server has become {_described(after)}"
     assert not late, late
@@ -313,12 +344,74 @@ def test_broken_object_harms_no_other(api: Testbed, spec: Mapping[str, Any]) -> 
 
     with _declared(api, "other", **spec) as broken:
         with _declared(api):
-            _await_entry(api)
+            before = _await_entry(api)
+            # The order in which it sees the objects differs from one time to the next.
+            await_reconciliations(api, Timestamp.now(), RECONCILES)
             entries = _entries(api)
         broken.change(**good)
         _await_entry(api, "other")
 
-    assert len(entries) == 1, f"there are {len(entries)} entries: {_described(entries)}"
+    assert entries == [before], f"with an invalid object, the entries are {_described(entries)}"
+
+
+@requirement("CSTATICENTRY-7")
+def test_older_of_two_objects_decides(api: Testbed) -> None:
+    """Of two objects for one entry the older decides; once it is deleted, the younger does.
+
+    The entry keeps its ID.
+    """
+    with contextlib.ExitStack() as stack:
+        older = stack.enter_context(_declared(api, "older", spiffeID=_id(api), hint="older"))
+        before = _await_entry(api)
+        # Kubernetes notes the creation of an object in whole seconds.
+        consistently(lambda: _assert_hint(api, "older"), OLDER)
+        stack.enter_context(_declared(api, "younger", spiffeID=_id(api), hint="younger"))
+        await_reconciliations(api, Timestamp.now(), RECONCILES)
+        both = _entries(api)
+        older.delete()
+        late = within(api, "the younger's", lambda: _assert_hint(api, "younger"), AT_SERVER_S)
+        assert not late, late
+        after = only(_entries(api), "entry")
+
+    assert both == [before], (
+        f"the entry has become {[_fields(entry) for entry in both]} by a younger object"
+    )
+    assert after["id"] == before["id"], f"entry {before['id']} has become {after['id']}"
+
+
+@requirement("CSTATICENTRY-8")
+def test_status_says_whether_it_is_rendered(api: Testbed) -> None:
+    """The status of a valid object is rendered, that of an invalid one is not."""
+    with _declared(api) as valid, _declared(api, "other", selectors=["static"]) as invalid:
+        _await_status(api, valid, {"rendered": True, "masked": False})
+        # One of which nothing is true may have no status.
+        await_reconciliations(api, Timestamp.now(), RECONCILES)
+        _assert_status(invalid, {"rendered": False, "masked": False, "set": False})
+
+
+@requirement("CSTATICENTRY-8")
+def test_status_says_that_it_is_masked(api: Testbed) -> None:
+    """The status of the younger of two objects for one entry is masked, the other's is not."""
+    with _declared(api) as older:
+        _await_entry(api)
+        # Kubernetes notes the creation of an object in whole seconds.
+        consistently(lambda: _assert_entry(api), OLDER)
+        with _declared(api, "younger", spiffeID=_id(api)) as younger:
+            _await_status(api, younger, {"rendered": True, "masked": True})
+            _assert_status(older, {"rendered": True, "masked": False})
+
+
+@requirement("CSTATICENTRY-8")
+def test_status_says_that_it_is_set(api: Testbed) -> None:
+    """The status of an object whose entry the server has is set, and stays so."""
+    with _declared(api) as declared:
+        _await_entry(api)
+        await_reconciliations(api, Timestamp.now(), RECONCILES)
+        status = declared.status()
+
+    if status.get("rendered") and not status.get("set"):
+        raise Unset(f"its entry is at the server, and its status is {status}")
+    assert status == {"rendered": True, "masked": False, "set": True}, f"its status is {status}"
 
 
 def _pod(api: Testbed) -> AbstractContextManager[ExtraWorkload]:
@@ -416,6 +509,25 @@ def _assert_hint(api: Testbed, hint: str) -> None:
     hints = [entry["hint"] for entry in _entries(api)]
     if hints != [hint]:
         raise NotYet(f"the hints of its entries are {hints}, not {[hint]}")
+
+
+def _assert_fields(api: Testbed, wanted: Mapping[str, Any]) -> None:
+    found = [_fields(entry) for entry in _entries(api)]
+    if found != [wanted]:
+        wrong = [{k: v for k, v in each.items() if v != wanted[k]} for each in found]
+        raise NotYet(f"the entries have {wrong}, which is not declared")
+
+
+def _await_status(api: Testbed, declared: Declared, wanted: Mapping[str, bool]) -> None:
+    late = within(api, "the status", lambda: _assert_status(declared, wanted), AT_SERVER_S)
+    assert not late, late
+
+
+def _assert_status(declared: Declared, wanted: Mapping[str, bool]) -> None:
+    status = declared.status()
+    said = {name: status.get(name, False) for name in wanted}
+    if wrong := {name: value for name, value in said.items() if value != wanted[name]}:
+        raise NotYet(f"the status of {declared.body['metadata']['name']} has {wrong}")
 
 
 def _assert_none(api: Testbed) -> None:

@@ -19,6 +19,7 @@ from svidproof import (
     Testbed,
     TimedOut,
     Timestamp,
+    as_uri,
     budgets,
     eventually,
     needs,
@@ -31,7 +32,7 @@ pytestmark = [
     needs(Capability.K8S_PSAT, Capability.OWN_SPIRE, Capability.SPIRE_LOGS),
     runs_last(2),
 ]
-CLIENT = "valid-api-client"
+CLIENT, POD = "valid-api-client", "api"
 RATE = 10.0  # requests a second that the watch sends through the valid client
 ENOUGH = 0.3  # of these requests: starting containers delays some
 # What the components log about a server or a client that is not there for a moment.
@@ -169,6 +170,29 @@ def test_no_request_fails_without_the_server(restarts: Restarts) -> None:
     _assert_all_answered(restarts.testbed, *restarts.server)
 
 
+@needs(Capability.CONTROLLER_MANAGER)
+@requirement("CSPIFFEID-15")
+def test_entries_are_made_and_removed_again(restarts: Restarts, measure: Measure) -> None:
+    """After the server's restart, a ClusterSPIFFEID gives a pod its entry, until it is deleted."""
+    api = restarts.testbed
+    own = api.controller.spiffe_id(POD)
+    begin = Timestamp.now()
+
+    with (
+        _provoking_all(api),
+        # Nobody has this selector: the pod's sidecar keeps its SVID.
+        api.controller.identify(
+            "afterwards", like=POD, fields={"workloadSelectorTemplates": ["k8s:sa:nobody"]}
+        ) as identified,
+    ):
+        eventually(lambda: _assert_entry(api, own), budgets.IDENTIFIED)
+        passed = Timestamp.now().at - begin.at
+        identified.delete()
+        eventually(lambda: _assert_no_entry(api, own), budgets.IDENTIFIED)
+
+    measure("from a new ClusterSPIFFEID to its entry after the server's restart", passed, "s")
+
+
 @contextlib.contextmanager
 def _provoking_all(api: Testbed) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
@@ -179,6 +203,20 @@ def _provoking_all(api: Testbed) -> Iterator[None]:
 
 def _entries(api: Testbed) -> dict[str, object]:
     return {entry["id"]: entry for entry in api.spire.entries()}
+
+
+def _of_controller(api: Testbed) -> list[str]:
+    return [as_uri(e["spiffe_id"]) for e in api.spire.entries() if api.controller.owns(e)]
+
+
+def _assert_entry(api: Testbed, own: str) -> None:
+    if own not in (found := _of_controller(api)):
+        raise NotYet(f"no entry is for {own}: {', '.join(found) or 'none'}")
+
+
+def _assert_no_entry(api: Testbed, own: str) -> None:
+    if own in (found := _of_controller(api)):
+        raise NotYet(f"entries are still there: {', '.join(found)}")
 
 
 def _new(api: Testbed, name: str, since: Timestamp) -> set[str]:
