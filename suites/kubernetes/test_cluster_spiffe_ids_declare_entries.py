@@ -1,6 +1,7 @@
 """SPIRE Controller Manager gives pods exactly the entries that ClusterSPIFFEIDs declare.
 
-The entries are for the pod of `api`, with a selector of nobody, so that its sidecar keeps its SVID.
+The entries are for the pod of `api`, with a selector that no process has, so that its sidecar keeps
+its SVID.
 """
 
 import contextlib
