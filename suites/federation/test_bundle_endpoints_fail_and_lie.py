@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from svidproof import Measure, Saw, requirement
+from svidproof import Measure, Saw, Unseen, requirement
 from svidproof.checks import (
     ENDPOINT_FAILURES,
     Accepted,
@@ -16,6 +16,9 @@ from svidproof.checks import (
     assert_accepted,
     assert_not_answered,
 )
+
+# What SPIRE server reports of an endpoint that did not answer in time.
+TIMED_OUT = re.compile(r"deadline exceeded|Client\.Timeout|i/o timeout")
 
 
 class Misread(AssertionError):  # noqa: N818  a verdict, not a programming error
@@ -36,9 +39,14 @@ def rows(*outcomes: Outcome) -> pytest.MarkDecorator:
 def record(
     failures: EndpointFailures, failures_alone: dict[str, Harm], failure: EndpointFailure
 ) -> FailureRecord:
-    """The outcome of one failure."""
+    """The outcome of one failure.
+
+    Raises Unseen if the refresh timed out where any reason is right, as nothing is known then.
+    """
     made = failures_alone[failure.name].record if failure.alone else failures.records[failure.name]
     assert made is not None, f"{failure.name} did not happen"
+    if not failure.alone and not failure.said and TIMED_OUT.search(made.said):
+        raise Unseen(f"{failure.what}: the refresh timed out: {made.said}")
     return made
 
 
