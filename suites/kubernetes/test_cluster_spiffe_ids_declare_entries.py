@@ -362,10 +362,12 @@ def _assert_ids(api: Testbed, wanted: list[str]) -> None:
 
 
 def _assert_has(api: Testbed, wanted: Mapping[str, Any]) -> None:
-    for entry in _entries(api):
-        wrong = {name: entry[name] for name, value in wanted.items() if entry[name] != value}
-        if wrong:
-            raise NotYet(f"the entry has {wrong}, not { ({name: wanted[name] for name in wrong}) }")
+    if len(entries := _entries(api)) != 1:
+        raise NotYet(f"the entries are {_described(entries)}")
+    [entry] = entries
+    wrong = {name: entry[name] for name, value in wanted.items() if entry[name] != value}
+    if wrong:
+        raise NotYet(f"the entry has {wrong}, not { ({name: wanted[name] for name in wrong}) }")
 
 
 def _assert_fields(api: Testbed, entry: Mapping[str, Any], differs: Mapping[str, Any]) -> None:
