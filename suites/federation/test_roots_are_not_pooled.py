@@ -27,9 +27,9 @@ def signed(testbed: Testbed, spiffe_id: str, by: str) -> Credential:
 
 @each_signer
 @pytest.mark.parametrize("name", ["bank", "shop"])
-@pytest.mark.parametrize("door", ["inbound", "any-id"])
+@pytest.mark.parametrize("listener", ["inbound", "any-id"])
 def test_sidecar_rejects_certificates_of_another_domains_root(
-    federation: Testbed, name: str, door: str, signer: str, saw: Saw
+    federation: Testbed, name: str, listener: str, signer: str, saw: Saw
 ) -> None:
     """A sidecar that trusts both rejects an accepted SPIFFE ID if the other's root signed it."""
     place, domain = federation.workload(name), OTHER[signer]
@@ -38,15 +38,15 @@ def test_sidecar_rejects_certificates_of_another_domains_root(
     client = accepted[domain].get(name, "shop")
     spiffe_id = federation.scenario.spiffe_id(client)
     control = federation.prober.get(
-        place, door=door, credential=signed(federation, spiffe_id, domain)
+        place, listener=listener, credential=signed(federation, spiffe_id, domain)
     )
     before = place.tally()
 
     exchange = federation.prober.get(
-        place, door=door, credential=signed(federation, spiffe_id, signer)
+        place, listener=listener, credential=signed(federation, spiffe_id, signer)
     )
 
-    if (name, door, client) != ("shop", "inbound", "shop"):
+    if (name, listener, client) != ("shop", "inbound", "shop"):
         assert_accepted(control)
     assert_refused(
         exchange,
@@ -54,7 +54,7 @@ def test_sidecar_rejects_certificates_of_another_domains_root(
         at=place,
         since=before,
         counter="fail_verify_error",
-        listener=door,
+        listener=listener,
     )
     saw(f"{spiffe_id} signed by the root of {signer}: {exchange}")
 

@@ -114,20 +114,20 @@ def test_program_without_federation_rejects(
 
 @requirement("FEDERATION-7")
 @pytest.mark.parametrize("name", ["bank", "shop"])
-@pytest.mark.parametrize("door", ["inbound", "any-id"])
+@pytest.mark.parametrize("listener", ["inbound", "any-id"])
 def test_sidecar_rejects_strangers(
-    federation: Testbed, stranger: Credential, name: str, door: str, saw: Saw
+    federation: Testbed, stranger: Credential, name: str, listener: str, saw: Saw
 ) -> None:
     """A sidecar rejects a genuine SVID of a trust domain that it does not federate with."""
     place, other = federation.workload(name), "shop" if name == "bank" else "bank"
     genuine = federation.workload(other).svid()
-    control = federation.prober.get(place, door=door, credential=genuine)
+    control = federation.prober.get(place, listener=listener, credential=genuine)
     before = place.tally()
 
-    exchange = federation.prober.get(place, door=door, credential=stranger)
+    exchange = federation.prober.get(place, listener=listener, credential=stranger)
 
     assert_accepted(control)
-    assert_refused(exchange, UNKNOWN, at=place, since=before, counter=UNVERIFIED, listener=door)
+    assert_refused(exchange, UNKNOWN, at=place, since=before, counter=UNVERIFIED, listener=listener)
     saw(f"{exchange}; {UNVERIFIED}")
 
 

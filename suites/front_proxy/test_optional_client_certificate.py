@@ -76,5 +76,5 @@ def test_client_with_untrusted_certificate_is_rejected(
 
 
 def _port(front_proxy: Testbed) -> int:
-    listeners = front_proxy.workload("proxy").spec.doors
+    listeners = front_proxy.workload("proxy").spec.listeners
     return next(listener.port for listener in listeners if listener.name == LISTENER)

@@ -43,7 +43,9 @@ def ask(bearer: Testbed, token: str | None, tag: str = "") -> Exchange:
     headers = [("x-svidproof-tag", tag)] if tag else []
     if token is not None:
         headers.append(("Authorization", f"Bearer {token}"))
-    return bearer.prober.get(bearer.workload(API), "/orders", door="bearer", headers=tuple(headers))
+    return bearer.prober.get(
+        bearer.workload(API), "/orders", listener="bearer", headers=tuple(headers)
+    )
 
 
 def counted(bearer: Testbed) -> Counter[str]:

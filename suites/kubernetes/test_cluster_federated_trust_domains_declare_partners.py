@@ -336,7 +336,7 @@ def _declared(
 
 
 def _pod(testbed: Testbed) -> AbstractContextManager[ExtraWorkload]:
-    return testbed.guest(POD)
+    return testbed.extra_workload(POD)
 
 
 def _await_relationship(testbed: Testbed, wanted: Relationship) -> None:

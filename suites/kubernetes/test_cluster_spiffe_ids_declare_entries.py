@@ -249,9 +249,9 @@ def test_pod_of_an_ignored_namespace_is_denied(api: Testbed) -> None:
     fields = {"namespaceSelector": {"matchExpressions": [both]}}
 
     with (
-        api.guest(f"{GREETER}-{IGNORED}", like=GREETER, agent=agent, but=but) as ignored,
+        api.extra_workload(f"{GREETER}-{IGNORED}", like=GREETER, agent=agent, but=but) as ignored,
         api.controller.identify(GREETER, like=GREETER, fields=fields),
-        api.guest(GREETER, agent=agent) as twin,
+        api.extra_workload(GREETER, agent=agent) as twin,
     ):
         twin.await_svid(own)
         # The controller manager has reconciled both pods.

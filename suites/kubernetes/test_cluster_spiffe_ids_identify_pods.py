@@ -237,7 +237,7 @@ def _assert_foreign(pod: ExtraWorkload, *partners: Partner) -> None:
 def _greeter(
     api: Testbed, name: str = GREETER, **but: str
 ) -> contextlib.AbstractContextManager[ExtraWorkload]:
-    return api.guest(name, like=GREETER, agent=api.agent_of("api"), but=but)
+    return api.extra_workload(name, like=GREETER, agent=api.agent_of("api"), but=but)
 
 
 def _entries(api: Testbed) -> list[dict[str, Any]]:

@@ -415,7 +415,7 @@ def test_status_says_that_it_is_set(api: Testbed) -> None:
 
 
 def _pod(api: Testbed) -> AbstractContextManager[ExtraWorkload]:
-    return api.guest(STATIC, agent=api.agent_of("api"))
+    return api.extra_workload(STATIC, agent=api.agent_of("api"))
 
 
 def _declared(api: Testbed, name: str = STATIC, **spec: object) -> AbstractContextManager[Declared]:

@@ -135,7 +135,7 @@ def test_driver_restart_disconnects_no_pod(api: Testbed, csi: CsiDriver) -> None
 def _pod(api: Testbed, name: str, agent: SpireAgent) -> Iterator[ExtraWorkload]:
     """Run a pod with the volume and an entry while the block runs."""
     with (
-        api.guest(name, like=name, agent=agent, but={"volume": api.csi.name}) as pod,
+        api.extra_workload(name, like=name, agent=agent, but={"volume": api.csi.name}) as pod,
         api.registered(name, pod.selectors, agent=agent),
     ):
         yield pod

@@ -51,7 +51,7 @@ def deletion(api: Testbed) -> Deletion:
 
     with api.provoking(agent.component, CROSSED), api.provoking(api.spire.component, CROSSED):
         with (
-            api.guest(LEAVER, agent=agent) as leaver,
+            api.extra_workload(LEAVER, agent=agent) as leaver,
             api.registered(LEAVER, leaver.selectors, agent=agent, ttl=TTL) as entry,
         ):
             leaver.await_svid(own)

@@ -37,7 +37,7 @@ def pods(api: Testbed) -> Iterator[dict[str, ExtraWorkload]]:
     """A twin of the API's pod, and for each selector a pod that differs only in it."""
     with contextlib.ExitStack() as stack:
         yield {
-            name: stack.enter_context(api.guest(f"api-{name}", like="api", but=but))
+            name: stack.enter_context(api.extra_workload(f"api-{name}", like="api", but=but))
             for name, but in DIFFERS.items()
         }
 

@@ -59,13 +59,13 @@ def move(api: Testbed) -> Move:
     with contextlib.ExitStack() as stack:
         for agent in (old, new):
             stack.enter_context(api.provoking(agent.component, DENIED))
-        mover = stack.enter_context(api.guest("mover", agent=old))
-        twin = stack.enter_context(api.guest("mover-twin", like="mover", agent=old))
+        mover = stack.enter_context(api.extra_workload("mover", agent=old))
+        twin = stack.enter_context(api.extra_workload("mover-twin", like="mover", agent=old))
         entry = stack.enter_context(api.registered("mover", mover.selectors, agent=old))
         before = mover.await_svid(own)
         twin.await_svid(own)
         mover.leave()
-        mover = stack.enter_context(api.guest("mover", agent=new))
+        mover = stack.enter_context(api.extra_workload("mover", agent=new))
         api.spire.delete_entry(entry)
         stack.enter_context(api.registered("mover", mover.selectors, agent=new))
         after = mover.await_svid(own)

@@ -75,7 +75,7 @@ def test_no_answer_is_wrong(
 
     def connect() -> tuple[SessionClient, datetime]:
         svid = two_frontends.workload(name).svid()
-        client = SessionClient(backend.door(session.listener), svid, session.version)
+        client = SessionClient(backend.listener(session.listener), svid, session.version)
         return client, svid.leaf.not_valid_after_utc
 
     with two_frontends.enforcing("backend", rules[rule]):

@@ -106,7 +106,7 @@ def changes(two_frontends: Testbed) -> Changes:
     tag, start, marks = uuid.uuid4().hex, Timestamp.now(), list[tuple[int, float, float]]()
     frontend.envoy.request("backend", PATH, tag=tag)
     before = Uptime.of(two_frontends, tag)
-    client = SessionClient(backend.door("inbound"), other.svid())
+    client = SessionClient(backend.listener("inbound"), other.svid())
     with client.connected() as connection:
         clients = {
             FRONTEND: lambda: frontend.envoy.request("backend", PATH),

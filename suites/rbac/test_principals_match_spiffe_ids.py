@@ -104,4 +104,4 @@ def _ask(two_frontends: Testbed, name: str) -> Exchange:
     else:
         credential = two_frontends.forge.valid(two_frontends.scenario.spiffe_id(name))
     backend = two_frontends.workload("backend")
-    return two_frontends.prober.get(backend, PATH, door=LISTENER, credential=credential)
+    return two_frontends.prober.get(backend, PATH, listener=LISTENER, credential=credential)

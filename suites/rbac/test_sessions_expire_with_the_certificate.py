@@ -72,13 +72,13 @@ def expired(two_frontends: Testbed) -> Expired:
         short = two_frontends.forge.valid(spiffe_id, lives=LIFETIME)
         long = two_frontends.forge.valid(spiffe_id)
         versions = (Version.TLS1_2, Version.TLS1_3)
-        clients = {v: SessionClient(backend.door(LISTENER), short, v) for v in versions}
-        others = [SessionClient(backend.door(LISTENER), long, v) for v in versions]
+        clients = {v: SessionClient(backend.listener(LISTENER), short, v) for v in versions}
+        others = [SessionClient(backend.listener(LISTENER), long, v) for v in versions]
         created = tuple(client.get(PATH) for client in (*clients.values(), *others))
         end = short.leaf.not_valid_after_utc
         eventually(lambda: _assert_expired(end), budgets.CERTIFICATE_ENDED)
         _assert_sessions_kept(others)
-        full = two_frontends.prober.get(backend, PATH, door=LISTENER, credential=short)
+        full = two_frontends.prober.get(backend, PATH, listener=LISTENER, credential=short)
         attempts = {v: _resume(backend, client, end) for v, client in clients.items()}
         _assert_sessions_kept(others)
         return Expired(attempts, created, full)
