@@ -43,8 +43,10 @@ from svidproof.probes import (
 
 IMMEDIATE = 2.0  # seconds for an answer from the agent's cache
 AUDIENCE = "bank.example"
-# Optional profiles of the Workload API: an agent without them answers UNIMPLEMENTED.
+# Optional profiles of the Workload API: an agent without them answers UNIMPLEMENTED. An agent
+# before 1.15 does not know their methods: gRPC answers in its place, before a header is read.
 OPTIONAL = {"FetchWITSVID", "FetchWITBundles"}
+UNKNOWN_METHOD = "unknown method"
 
 
 @requirement("WLAPI-1", "DEPLOYMENT-5")
@@ -165,7 +167,8 @@ def test_call_without_header_is_rejected(
 ) -> None:
     """A call without the header `workload.spiffe.io: true` gets InvalidArgument, with it OK.
 
-    With the header, a method of an optional profile may be unimplemented instead.
+    With the header, a method of an optional profile may be unimplemented instead; one that the
+    agent does not know is unimplemented without the header, too.
     """
     target = api.workload("api").envoy.workload_api()
     fields = {"svid": _token(target)} if method == "ValidateJWTSVID" else {}
@@ -176,9 +179,10 @@ def test_call_without_header_is_rejected(
     answer = call_method(target, method, metadata=metadata, fields=fields)
 
     assert control.code in accepted, f"with the header {method} gave {control}"
-    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT, (
-        f"expected InvalidArgument from {method}, got {answer}"
-    )
+    rejected = {grpc.StatusCode.INVALID_ARGUMENT}
+    if control.code is grpc.StatusCode.UNIMPLEMENTED and UNKNOWN_METHOD in control.details:
+        rejected.add(control.code)
+    assert answer.code in rejected, f"expected InvalidArgument from {method}, got {answer}"
     assert answer.messages == 0, f"{method} gave a message before {answer}"
 
 
