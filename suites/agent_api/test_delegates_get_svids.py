@@ -1,6 +1,7 @@
 """What a delegate gets: the SVIDs of the workloads that it names, and every change of them."""
 
 import contextlib
+import secrets
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -218,8 +219,12 @@ def test_delegate_gets_bundles(
 
 @pytest.fixture
 def partner(agent_api: Testbed) -> Partner:
-    """Another trust domain, whose bundle the server has."""
-    partner = Partner("changing.example")
+    """Another trust domain, whose bundle the server has and no other check has used.
+
+    An agent keeps the bundle of a former entry until it synchronises again: of a trust domain that
+    has been used, the first bundle on a stream says nothing about the entry of this check.
+    """
+    partner = Partner(f"changing-{secrets.token_hex(4)}.example")
     _publish(agent_api, partner)
     return partner
 
