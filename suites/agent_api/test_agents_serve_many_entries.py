@@ -1,6 +1,7 @@
 """An agent serves every entry that it is responsible for, and no other, however many there are."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,7 +19,7 @@ from svidproof import (
     needs,
     requirement,
 )
-from svidproof.probes import X509Answer, agent_debug, delegated, last_of
+from svidproof.probes import X509Answer, agent_debug, delegated, jwt, last_of, server_api
 
 pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
 Marked = Callable[..., tuple[str, ...]]
@@ -29,6 +30,8 @@ NUMBER, SAMPLE = 1_100, 100
 CACHE_SHRINKS = Budget("the agent removes SVIDs that nobody asks for", 30, 0.5)
 # Several times the age of an answer of GetInfo: a busy agent takes longer to fill its cache.
 CACHE_STAYS = Budget("the agent's cache of SVIDs keeps its limit", 20, 0.5)
+CLOCK_ADVANCES = Budget("two seconds pass", 5, 0.2)
+ID = "an-entry-that-is-replaced"
 
 
 def _name(number: int) -> str:
@@ -90,6 +93,40 @@ def test_changes_among_many_entries_are_served(
         await_ids([])
 
 
+@requirement("AGENT-9")
+def test_replaced_entry_is_served(
+    many_entries: Testbed, admin: str, marked: Marked, await_svids: AwaitSvids
+) -> None:
+    """An entry that is deleted, and created again with its ID and another selector, takes effect.
+
+    Both have the first revision number: they differ only in the time of their creation.
+    """
+    spiffe_id, parent = many_entries.scenario.spiffe_id("again"), many_entries.agent_id("prober")
+    own, above = (_parts(each) for each in (spiffe_id, parent))
+    with server_api.calling_locally(many_entries.spire.local_api) as local:
+
+        def create(mark: str) -> None:
+            selectors = [{"type": "svidproof", "value": f"mark:{mark}"}]
+            entry = {"id": ID, "spiffe_id": own, "parent_id": above, "selectors": selectors}
+            answer = local.call("entry", "BatchCreateEntry", entries=[entry])
+            [result] = answer.message.results if answer.message is not None else [None]
+            if result is None or result.status.code:
+                raise PlatformError(f"cannot create the entry {ID}: {answer} {result}")
+
+        try:
+            create("first")
+            began = time.time()
+            await_svids(admin, delegated.On(marked("first")), [spiffe_id])
+            # The server knows the time of an entry's creation to the second.
+            eventually(lambda: _assert_past(began + 2), CLOCK_ADVANCES)
+            local.call("entry", "BatchDeleteEntry", ids=[ID])
+            create("second")
+            await_svids(admin, delegated.On(marked("second")), [spiffe_id])
+            await_svids(admin, delegated.On(marked("first")), [])
+        finally:
+            local.call("entry", "BatchDeleteEntry", ids=[ID])
+
+
 @requirement("AGENT-10")
 def test_cache_shrinks_to_its_limit(
     many_entries: Testbed, admin: str, marked: Marked, await_svids: AwaitSvids
@@ -102,6 +139,26 @@ def test_cache_shrinks_to_its_limit(
     await_svids(admin, delegated.On(marked(*names)), ids)
 
     eventually(lambda: _assert_cached(admin, limit), CACHE_SHRINKS)
+
+
+@requirement("AGENT-17")
+def test_cache_of_tokens_keeps_its_limit(
+    many_entries: Testbed, admin: str, marked: Marked, await_svids: AwaitSvids
+) -> None:
+    """A process gets a JWT-SVID for each of many audiences; the agent keeps the last of them."""
+    limit, target = many_entries.scenario.svid_cache, many_entries.prober.workload_api()
+    # Once a delegate is served, its own process has an identity, too.
+    await_svids(admin, delegated.On(marked("nobody")), [])
+
+    audiences = [f"{number}.example" for number in range(3 * limit)]
+    first = {audience: jwt.fetch(target, [audience]) for audience in audiences}
+    kept = jwt.fetch(target, audiences[-1:])
+
+    refused = [f"{audience}: {answer}" for audience, answer in first.items() if not answer.svids]
+    assert not refused, f"{len(refused)} of {len(first)} audiences got no JWT-SVID: {refused[0]}"
+    # A control: the last one comes from the cache.
+    assert kept.svids == first[audiences[-1]].svids, "the agent keeps no JWT-SVID"
+    eventually(lambda: _assert_tokens_cached(admin, limit), CACHE_SHRINKS)
 
 
 @requirement("AGENT-11")
@@ -122,6 +179,24 @@ def test_shared_selector_fills_no_cache(
     with contextlib.closing(delegated.DelegatedStream(admin, on, answers.append)):
         eventually(lambda: last_of(answers), budgets.WORKLOAD_API)
         consistently(lambda: _assert_cached(admin, limit), CACHE_STAYS)
+
+
+def _parts(spiffe_id: str) -> dict[str, str]:
+    trust_domain, _, path = spiffe_id.removeprefix("spiffe://").partition("/")
+    return {"trust_domain": trust_domain, "path": f"/{path}"}
+
+
+def _assert_past(end: float) -> None:
+    if time.time() < end:
+        raise NotYet("it is too early")
+
+
+def _assert_tokens_cached(admin: str, limit: int) -> None:
+    info = agent_debug.get_info(admin)
+    if info.problem:
+        raise PlatformError(f"GetInfo of the agent: {info.problem}")
+    if info.tokens != limit:
+        raise NotYet(f"{info.tokens} JWT-SVIDs are in a cache of {limit}")
 
 
 def _assert_cached(admin: str, limit: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from svidproof import Capability, Testbed, needs, only, requirement
+from svidproof import Capability, Saw, Testbed, needs, only, requirement
 from svidproof.probes import X509Answer, delegated
 
 pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
@@ -127,6 +127,15 @@ def test_changed_entry_is_lost_by_events(served_by_events: Served) -> None:
 def test_entries_of_deleted_alias_are_lost_by_events(served_by_events: Served) -> None:
     """With events_based_cache, the entries of an alias that no longer matches are lost."""
     _assert_entries_of_deleted_alias_are_lost(served_by_events)
+
+
+@requirement("AGENT-18")
+def test_agent_reports_its_version(agent_api: Testbed, saw: Saw) -> None:
+    """SPIRE server lists its agent with the version that the agent has reported."""
+    version = only(agent_api.spire.agents(), "agent").get("agent_version")
+
+    assert version, "SPIRE server does not know the version of its agent"
+    saw(str(version))
 
 
 def _assert_entries_below_are_served(served: Served) -> None:

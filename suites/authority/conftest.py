@@ -2,9 +2,11 @@
 
 from svidproof import Capability, Progress, Testbed, experiment
 from svidproof.checks import (
+    Attempt,
     AuthorityChange,
     AuthorityTurn,
     UpstreamChange,
+    attempt_authority_steps,
     observe_authority_change,
     observe_authority_turn,
     observe_upstream_change,
@@ -21,6 +23,22 @@ from svidproof.checks import (
 def authority_change(testbed: Testbed, progress: Progress) -> AuthorityChange:
     """An authority is prepared and activated, and the one before it tainted and revoked."""
     return observe_authority_change(testbed, progress)
+
+
+@experiment(
+    "authority",
+    testbed="changing",
+    changes=True,
+    seconds=2,
+    needs=[Capability.OWN_SPIRE, Capability.SPIRE_LOGS],
+)
+def authority_steps(
+    testbed: Testbed,
+    progress: Progress,
+    authority_change: AuthorityChange,  # noqa: ARG001  it comes after it
+) -> tuple[Attempt, ...]:
+    """Authorities are asked to take steps that are not due, and others that are."""
+    return attempt_authority_steps(testbed, progress)
 
 
 @experiment(

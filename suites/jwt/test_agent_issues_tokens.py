@@ -1,6 +1,6 @@
 """FetchJWTSVID: the identities, audiences and lifetimes of the JWT-SVIDs that are issued."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import grpc
 import pytest
@@ -23,7 +23,12 @@ pytestmark = needs(Capability.UNREGISTERED_PROCESS, Capability.OWN_SPIRE)
 # SPIRE's default for entries without a TTL of their own: pkg/server/credtemplate/builder.go.
 DEFAULT_TTL = 300
 X509_TTL, JWT_TTL = 120, 90
-SAME, FIRST, SECOND = "same-hint", "first-hint", "second-hint"
+REQUESTS = 3
+SAME, FIRST, LAST = "same-hint", "first-hint", "hinted-4"
+
+
+class AnsweredTwice(AssertionError):  # noqa: N818  a verdict, not a programming error
+    """Raised when a JWT-SVID that must be new is served a second time."""
 
 
 def audiences_of(token: str) -> list[str]:
@@ -159,38 +164,51 @@ def test_malformed_spiffe_id_is_invalid(
 
 @pytest.fixture
 def hinted(bearer: Testbed, verifier: tokens.Verifier) -> Iterator[dict[str, str]]:
-    """Three more identities with hints: two have the same hint. The expected hints by ID."""
-    names = {"hinted-1": FIRST, "hinted-2": SAME, "hinted-3": SAME}
-    made = []
-    for name, hint in names.items():
-        entry = bearer.registered(name, bearer.prober.selectors, hint=hint)
-        made.append((bearer.scenario.spiffe_id(name), hint, entry))
-    first, second, third = made
-    with first[2], second[2]:
-        expected = {verifier.spiffe_id: "", first[0]: first[1], second[0]: second[1]}
-        _await(verifier, set(expected))
-        with third[2]:
-            yield expected
+    """Three more identities with hints, of which two are alike, and one without a hint.
+
+    The expected hints by SPIFFE ID; once the agent serves the last, it has all entries.
+    """
+    spiffe_id, selectors = bearer.scenario.spiffe_id, bearer.prober.selectors
+    expected = {verifier.spiffe_id: "", spiffe_id("hinted-1"): FIRST}
+    with (
+        bearer.registered("hinted-1", selectors, hint=FIRST),
+        bearer.registered("hinted-2", selectors, hint=SAME) as second,
+    ):
+        _await(verifier, {*expected, spiffe_id("hinted-2")})
+        with (
+            bearer.registered("hinted-3", selectors, hint=SAME) as third,
+            bearer.registered(LAST, selectors),
+        ):
+            ids = {second: spiffe_id("hinted-2"), third: spiffe_id("hinted-3")}
+            yield {**expected, ids[_older(bearer, ids)]: SAME, spiffe_id(LAST): ""}
     _await(verifier, {verifier.spiffe_id})
+
+
+def _older(testbed: Testbed, ids: Collection[str]) -> str:
+    """The oldest of some entries; of the same second, that with the first ID."""
+    ages = {entry["id"]: int(entry["created_at"]) for entry in testbed.spire.entries()}
+    return min(ids, key=lambda entry_id: (ages[entry_id], entry_id))
 
 
 @requirement("JWT-4")
 def test_hints_are_those_of_the_entries_and_unique(
     verifier: tokens.Verifier, audience: str, hinted: dict[str, str]
 ) -> None:
-    """Each JWT-SVID and X.509-SVID has its entry's hint, and no hint is delivered twice."""
+    """Each JWT-SVID and X.509-SVID has its entry's hint; of two entries, the older keeps it."""
 
     def delivered() -> None:
         for what, found in _hints(verifier, audience).items():
+            if not any(spiffe_id.endswith(f"/{LAST}") for spiffe_id, _ in found):
+                raise NotYet(f"{what}: the agent does not serve {LAST} yet")
             hints = [hint for _, hint in found if hint]
             assert len(set(hints)) == len(hints), f"{what}: the hints {hints}"
-            # Of two entries with one hint, either may be delivered.
             wanted = sorted(hint for hint in hinted.values() if hint)
             if sorted(hints) != wanted:
                 raise NotYet(f"{what}: the hints {hints}, not {wanted}")
             for spiffe_id, hint in found:
-                expected = hinted.get(spiffe_id, SAME)
-                assert hint == expected, f"{what}: {spiffe_id} has the hint {hint!r}"
+                # Otherwise a new entry takes a hint, and what is done by it, from an older one.
+                assert spiffe_id in hinted, f"{what}: {spiffe_id} has the hint of an older entry"
+                assert hint == hinted[spiffe_id], f"{what}: {spiffe_id} has the hint {hint!r}"
 
     eventually(delivered, budgets.REGISTRATION)
 
@@ -224,6 +242,40 @@ def test_lifetime_is_the_entrys(
     saw(f"{lifetime} s")
 
 
+@pytest.fixture
+def numbered(bearer: Testbed, verifier: tokens.Verifier) -> Iterator[str]:
+    """A second SPIFFE ID of the same process, whose JWT-SVIDs must have IDs."""
+    spiffe_id, attributes = bearer.scenario.spiffe_id("numbered"), {"jwt_svid_include_jti": True}
+    with bearer.registered("numbered", bearer.prober.selectors, additional_attributes=attributes):
+        _await(verifier, {verifier.spiffe_id, spiffe_id})
+        yield spiffe_id
+    _await(verifier, {verifier.spiffe_id})
+
+
+@requirement("JWT-26")
+def test_token_has_an_id(verifier: tokens.Verifier, audience: str, numbered: str) -> None:
+    """With jwt_svid_include_jti, JWT-SVIDs have IDs that differ; without it, they have none."""
+    audiences = [f"{number}.{audience}" for number in range(REQUESTS)]
+    found = [_id_of(verifier.token(each, spiffe_id=numbered)) for each in audiences]
+    control = _id_of(verifier.token(audience, spiffe_id=verifier.spiffe_id))
+
+    assert all(found), f"a JWT-SVID has no ID: {found}"
+    assert len(set(found)) == len(found), f"two JWT-SVIDs have one ID: {found}"
+    assert control is None, f"a JWT-SVID whose entry asks for no ID has the ID {control}"
+
+
+@requirement("JWT-26")
+def test_each_request_gets_another_id(
+    verifier: tokens.Verifier, audience: str, numbered: str
+) -> None:
+    """With jwt_svid_include_jti, a second request for an audience gets another JWT-SVID."""
+    first, second = (_id_of(verifier.token(audience, spiffe_id=numbered)) for _ in range(2))
+
+    assert first, "a JWT-SVID has no ID"
+    if second == first:
+        raise AnsweredTwice(f"two requests got the JWT-SVID with the ID {first}")
+
+
 @requirement("JWT-5")
 def test_lifetime_without_ttl_is_the_servers_default(
     verifier: tokens.Verifier, audience: str
@@ -232,6 +284,11 @@ def test_lifetime_without_ttl_is_the_servers_default(
     lifetime = _lifetime(verifier.token(audience))
 
     assert abs(lifetime - DEFAULT_TTL) <= TRUNCATION, f"it lives for {lifetime} s"
+
+
+def _id_of(token: str) -> str | None:
+    found: str | None = jwt.Token.read(token).claims.get("jti")
+    return found
 
 
 def _lifetime(token: str) -> float:

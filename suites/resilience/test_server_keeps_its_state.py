@@ -10,9 +10,11 @@ from svidproof.checks import ServerRestart
 pytestmark = requirement("RESILIENCE-19")
 
 
-@pytest.mark.parametrize("what", ["authority", "jwt_keys", "bundle", "entries", "agents"])
+@pytest.mark.parametrize(
+    "what", ["authority", "jwt_authority", "jwt_keys", "bundle", "entries", "agents"]
+)
 def test_state_is_the_same(server_restart: ServerRestart, what: str) -> None:
-    """Signing authority, JWT keys, trust bundle, entries and agents do not change."""
+    """Signing authorities, JWT keys, trust bundle, entries and agents do not change."""
     before, after = getattr(server_restart.before, what), getattr(server_restart.after, what)
 
     assert before, f"the server had no {what} before its restart: this proves nothing"

@@ -20,7 +20,7 @@ from svidproof import (
     requirement,
 )
 from svidproof.checks import Accepted
-from svidproof.probes import Authority, Credential, Template
+from svidproof.probes import Authority, Credential, Template, Version, resumes
 from svidproof.probes import server_api as api
 
 pytestmark = needs(Capability.OWN_SPIRE)
@@ -91,6 +91,19 @@ def test_invalid_certificate_is_refused(server_api: Testbed, attest: Attest, fla
     with api.calling(server_api.spire.api) as caller:
         control = caller.call("bundle", "GetBundle")
     assert control.code is grpc.StatusCode.OK, f"without a certificate: {control}"
+
+
+@requirement("SERVER-7")
+@pytest.mark.parametrize("version", [Version.TLS1_2, Version.TLS1_3], ids=["tls-1.2", "tls-1.3"])
+def test_no_session_is_resumed(server_api: Testbed, attest: Attest, version: Version) -> None:
+    """The server resumes no TLS session, so it verifies the client on each connection."""
+    credential = attest().credential
+    try:
+        resumed = resumes(server_api.spire.api, credential, version)
+    except OSError as error:
+        raise AssertionError(f"the server does not accept its agent: {error}") from error
+    if resumed:
+        raise Accepted(f"a session of {version.protocol} was resumed without a new verification")
 
 
 @requirement("SERVER-10")

@@ -51,6 +51,29 @@ def test_agent_gets_its_own_entries_only(
                 raise Accepted(f"an agent got {how} of an entry of another agent")
 
 
+@requirement("SERVER-8")
+@pytest.mark.parametrize("right", ["admin", "downstream", "store_svid"])
+def test_listed_entry_has_its_fields(
+    server_api: Testbed, agent: api.PlayedAgent, entry: Entry, right: str
+) -> None:
+    """The entries that an agent lists have the rights, hint and names that they were given."""
+    made = entry(f"with-{right}", dns_names=list(NAMES), hint="listed", **{right: True})
+    fields = ("admin", "downstream", "store_svid", "dns_names", "hint")
+    with server_api.registration.registered(made) as entry_id:
+        eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)
+        with agent.calling() as caller:
+            mask = dict.fromkeys(fields, True)
+            answer = caller.call("entry", "GetAuthorizedEntries", output_mask=mask)
+
+    listed = [each for each in answer.message.entries if each.id == entry_id]
+    assert len(listed) == 1, f"the agent lists the entry {len(listed)} times: {answer}"
+    found = {name: getattr(listed[0], name) for name in fields}
+    for name in ("admin", "downstream", "store_svid"):
+        assert found[name] is (name == right), f"an entry with {right} is listed with {found}"
+    assert sorted(found["dns_names"]) == sorted(NAMES), f"the entry is listed with {found}"
+    assert found["hint"] == "listed", f"the entry is listed with {found}"
+
+
 @requirement("SERVER-9")
 @pytest.mark.parametrize("asked", ["no-names", "other-id", "other-dns"])
 def test_svid_has_what_its_entry_says(

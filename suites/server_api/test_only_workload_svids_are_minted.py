@@ -1,17 +1,22 @@
-"""SPIRE server mints SVIDs only for workloads of its own trust domain."""
+"""SPIRE server mints SVIDs only for workloads of its own trust domain, with what is asked for."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
 
-from svidproof import Capability, needs, requirement
+from svidproof import BACKDATING, Capability, needs, requirement
 from svidproof.checks import Accepted
+from svidproof.probes import extensions_of, jwt, uri_of
 from svidproof.probes import server_api as api
 
 pytestmark = needs(Capability.OWN_SPIRE)
 OWN = "example.org"
+TTL_S = 600  # neither of the server's defaults, which are an hour and five minutes
+DNS = ["first.example.org", "second.example.org"]
+AUDIENCES = ["bank.example", "shop.example"]
 # SPIFFE IDs that no workload of the trust domain may have, by trust domain and path.
 WRONG = {
     "other-domain": ("other.example", "/minted"),
@@ -66,3 +71,42 @@ def test_request_that_its_key_did_not_sign_is_refused(
     assert not answer.silent, f"SPIRE server did not answer: {answer}"
     if answer.code is grpc.StatusCode.OK:
         raise Accepted("MintX509SVID answered a request that is altered")
+
+
+@requirement("SERVER-12")
+@pytest.mark.parametrize("caller", ["admin", "local"])
+def test_minted_x509_svid_has_what_was_asked(
+    callers: Mapping[str, api.ServerCaller], caller: str
+) -> None:
+    """A minted X.509-SVID has the SPIFFE ID, DNS names and TTL that were asked for."""
+    key, spiffe_id = api.new_key(), f"spiffe://{OWN}/minted"
+    request = api.signing_request(key, spiffe_id, dns=DNS)
+    answer = callers[caller].call("svid", "MintX509SVID", csr=request, ttl=TTL_S)
+    assert answer.code is grpc.StatusCode.OK, f"MintX509SVID: {answer}"
+    leaf = api.credential_of("minted", key, answer.message.svid.cert_chain).leaf
+    alternative = extensions_of(leaf).get_extension_for_class(x509.SubjectAlternativeName).value
+    dns = alternative.get_values_for_type(x509.DNSName)
+    lifetime = (leaf.not_valid_after_utc - leaf.not_valid_before_utc).total_seconds()
+
+    assert uri_of(leaf) == spiffe_id, f"a minted X.509-SVID is for {uri_of(leaf)}"
+    assert sorted(dns) == DNS, f"a minted X.509-SVID has the DNS names {dns}"
+    valid = f"a minted X.509-SVID is valid for {lifetime:.0f} s"
+    assert abs(lifetime - TTL_S - BACKDATING) <= 1, valid
+
+
+@requirement("SERVER-12")
+@pytest.mark.parametrize("caller", ["admin", "local"])
+def test_minted_jwt_svid_has_what_was_asked(
+    callers: Mapping[str, api.ServerCaller], caller: str
+) -> None:
+    """A minted JWT-SVID has the SPIFFE ID, audiences and TTL that were asked for."""
+    asked = {"id": {"trust_domain": OWN, "path": "/minted"}, "audience": AUDIENCES, "ttl": TTL_S}
+    answer = callers[caller].call("svid", "MintJWTSVID", **asked)
+    assert answer.code is grpc.StatusCode.OK, f"MintJWTSVID: {answer}"
+    token = jwt.Token.read(answer.message.svid.token)
+    claims = token.claims
+    lifetime = claims["exp"] - claims["iat"]
+
+    assert claims["sub"] == f"spiffe://{OWN}/minted", f"a minted JWT-SVID is for {claims['sub']}"
+    assert sorted(claims["aud"]) == AUDIENCES, f"a minted JWT-SVID is for {claims['aud']}"
+    assert abs(lifetime - TTL_S) <= 1, f"a minted JWT-SVID is valid for {lifetime} s"

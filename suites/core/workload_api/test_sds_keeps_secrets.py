@@ -4,7 +4,7 @@ import grpc
 import pytest
 
 from svidproof import BUNDLE, Testbed, requirement
-from svidproof.probes import fetch_secrets
+from svidproof.probes import fetch_in_turn, fetch_secrets
 
 # SPIRE's default names, in addition to BUNDLE: doc/spire_agent.md.
 DEFAULT_SVID, ALL_BUNDLES = "default", "ALL"
@@ -28,6 +28,24 @@ def test_registered_process_gets_its_own_secret(api: Testbed) -> None:
     for name in (workload.spiffe_id, DEFAULT_SVID, BUNDLE, ALL_BUNDLES, domain):
         answer = fetch_secrets(target, name)
         assert answer.names == (name,), f"expected the secret {name}, got {answer}"
+
+
+@requirement("SDS-1")
+def test_open_stream_gets_what_it_requests(api: Testbed) -> None:
+    """Each request on an open stream gets its secrets, in the form that the first asks for."""
+    target = api.workload("valid-api-client").envoy.workload_api()
+    lists = [BUNDLE], [DEFAULT_SVID, BUNDLE], [DEFAULT_SVID]
+    forms = {plain: {"disable_spiffe_cert_validation": plain} for plain in (True, False)}
+
+    found = {plain: fetch_in_turn(target, *lists, node=node) for plain, node in forms.items()}
+
+    for plain, answers in found.items():
+        for names, answer in zip(lists, answers, strict=False):
+            assert sorted(answer.names) == sorted(names), f"expected {names}, got {answer}"
+            wanted = (BUNDLE,) if plain and BUNDLE in names else ()
+            form = "CA certificates" if wanted else "no CA certificates"
+            assert answer.plain == wanted, f"expected {form} in {names}, got {answer.plain}"
+        assert len(answers) == len(lists), f"{len(answers)} of {len(lists)} requests: {answers}"
 
 
 @requirement("SDS-1")
