@@ -120,14 +120,21 @@ def test_signal_comes_with_the_files(renewals: Renewals, name: str) -> None:
 def test_program_presents_each_renewal(renewals: Renewals, name: str, measure: Measure) -> None:
     """A program presents each renewal soon after it is in the files, in order."""
     presented = _first_seen(renewals, Source.WIRE, name)
+    attention, files = renewals.timeline.attention, renewals.files(name)[1:]
     lags = []
 
-    for sighting in renewals.files(name)[1:]:
+    for sighting, following in zip(files, [*files[1:], None], strict=True):
+        since = sighting.first.at
+        if sighting.serial not in presented and following is not None:
+            # On a busy machine no client may connect before the next one is there.
+            kept = attention.lag(since, following.first.at, following.delay, bound=FILE_LAG)
+            if kept <= FILE_LAG:
+                continue
         assert sighting.serial in presented, f"{name} never presented {sighting.serial:x}"
         first = presented[sighting.serial]
-        since, seen = sighting.first.at, first.first.at
-        lags.append(renewals.timeline.attention.lag(since, seen, first.delay, bound=FILE_LAG))
+        lags.append(attention.lag(since, first.first.at, first.delay, bound=FILE_LAG))
 
+    assert lags, f"{name} presented none of {len(files)} renewals"
     measure(f"from file to wire, {name}", statistics.median(lags), "s")
     assert max(lags) <= FILE_LAG, (
         f"{name} presented a renewal {max(lags):.2f} s after it was written"
