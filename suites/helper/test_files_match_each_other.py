@@ -71,14 +71,17 @@ def test_bundle_is_the_trust_bundle(renewals: Renewals, name: str) -> None:
 def test_files_are_readable_as_configured(renewals: Renewals, name: str) -> None:
     """The files keep their configured modes after renewals, and no copy is left behind."""
     helped = renewals.testbed.helped[name]
+    expected = {
+        spiffe_helper.CERTIFICATE: (spiffe_helper.CERTIFICATE_MODE, "CERTIFICATE"),
+        spiffe_helper.KEY: (spiffe_helper.KEY_MODE, "PRIVATE KEY"),
+        spiffe_helper.BUNDLE: (spiffe_helper.CERTIFICATE_MODE, "CERTIFICATE"),
+    }
+    if helped.spec.audiences:
+        expected[spiffe_helper.TOKEN] = (spiffe_helper.TOKEN_MODE, "JWT")
 
     def as_configured() -> None:
         found = {n: tuple(held) for n, held in helped.state().files.items()}
-        assert found == {
-            spiffe_helper.CERTIFICATE: (spiffe_helper.CERTIFICATE_MODE, "CERTIFICATE"),
-            spiffe_helper.KEY: (spiffe_helper.KEY_MODE, "PRIVATE KEY"),
-            spiffe_helper.BUNDLE: (spiffe_helper.CERTIFICATE_MODE, "CERTIFICATE"),
-        }, f"{name} has {found}"
+        assert found == expected, f"{name} has {found}"
 
     # The next renewal may replace them at this moment.
     eventually(as_configured, budgets.FILES)
