@@ -102,6 +102,6 @@ def _assert_fetched(hinted: SpiffeHelperWorkload, hint: str) -> None:
     assert exited.status == 0, f"with hint {hint} {exited}"
 
 
-def _try(hinted: SpiffeHelperWorkload, hint: str, **changes: Any) -> Ended:  # noqa: ANN401
+def _try(hinted: SpiffeHelperWorkload, hint: str, **changes: Any) -> Ended:  # noqa: ANN401  a configuration
     configuration = {**hinted.configuration(), **FILES, "daemon_mode": False, **changes}
     return hinted.try_configuration(f'{hinted.text(configuration)}\nhint = "{hint}"\n')

@@ -25,7 +25,8 @@ from svidproof import (
 from svidproof.checks import flaw_of_token
 from svidproof.probes import Authority
 
-pytestmark = runs_last()
+# The server gets the bundle of a partner.
+pytestmark = [runs_last(), needs(Capability.OWN_SPIRE)]
 OTHER = "manifest-other"
 PARTNER = "partner.example"
 HINT = "optional"
@@ -58,7 +59,7 @@ class Optional:
     own: frozenset[x509.Certificate]
     partner: x509.Certificate
 
-    def run(self, *flags: str, options: str = "", **changes: Any) -> Ended:  # noqa: ANN401
+    def run(self, *flags: str, options: str = "", **changes: Any) -> Ended:  # noqa: ANN401  a configuration
         """Run spiffe-helper with further options until it exits."""
         configuration = {**self.helped.configuration(), **FILES, "daemon_mode": False, **changes}
         text = f'{self.helped.text(configuration)}\nhint = "{HINT}"\n{options}\n'
@@ -67,7 +68,7 @@ class Optional:
         except PlatformError as error:
             raise AssertionError(f"spiffe-helper does not exit: {error}") from None
 
-    def fetch(self, *flags: str, options: str = "", **changes: Any) -> Ended:  # noqa: ANN401
+    def fetch(self, *flags: str, options: str = "", **changes: Any) -> Ended:  # noqa: ANN401  a configuration
         """Run it as `run` does, and require that it wrote its files."""
         exited = self.run(*flags, options=options, **changes)
         assert exited.status == 0, str(exited)
