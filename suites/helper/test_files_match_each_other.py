@@ -13,6 +13,7 @@ from svidproof import (
     Unseen,
     budgets,
     eventually,
+    holds_key,
     requirement,
     spiffe_helper,
 )
@@ -85,6 +86,20 @@ def test_files_are_readable_as_configured(renewals: Renewals, name: str) -> None
 
     # The next renewal may replace them at this moment.
     eventually(as_configured, budgets.FILES)
+
+
+@each_workload
+def test_key_is_in_no_log(renewals: Renewals, name: str) -> None:
+    """No line of spiffe-helper's log, or of its program's, holds the key or a usable token."""
+    testbed = renewals.testbed
+    component = testbed.helped[name].component
+
+    lines = testbed.logs(component, testbed.watch.timeline.start)
+
+    assert lines, f"no log line of {component} was read"
+    # A key may be written over several lines.
+    text = "\n".join(" ".join((line.message, *line.fields.values())) for line in lines)
+    assert not holds_key(text), f"{component} has written a private key or a token to its log"
 
 
 def _assert_issued(below: x509.Certificate, above: list[x509.Certificate]) -> None:
