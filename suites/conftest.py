@@ -3,7 +3,12 @@
 import pytest
 
 from svidproof import Progress, Testbed, Testbeds, experiment, gives_testbed
-from svidproof.checks import Observation, observe_rotations
+from svidproof.checks import (
+    Observation,
+    OpenConnection,
+    observe_open_connection,
+    observe_rotations,
+)
 from svidproof.probes import Credential
 
 
@@ -48,6 +53,12 @@ def manifest(testbeds: Testbeds) -> Testbed:
 def rotations(testbed: Testbed, progress: Progress) -> Observation:
     """What was seen until every workload had rotated often enough."""
     return observe_rotations(testbed, progress)
+
+
+@experiment("api", seconds=25)
+def open_connection(testbed: Testbed, progress: Progress) -> OpenConnection:
+    """A connection to the API that stays open while its sidecar gets new certificates."""
+    return observe_open_connection(testbed, "api", progress)
 
 
 @pytest.fixture(scope="session")

@@ -2,20 +2,25 @@
 
 from svidproof import Capability, Progress, Testbed, experiment
 from svidproof.checks import (
+    JwtSuccession,
     Recovery,
     Renewals,
     Retirement,
     Succession,
+    TokenRenewals,
     observe_renewals,
+    observe_token_renewals,
     recover,
     retire,
     succeed,
+    succeed_jwt_key,
 )
 from svidproof.probes import Authority
 
 SERVER, CLIENT = "manifest-server", "manifest-client"
+OTHER = "manifest-other"
 BOTH = (SERVER, CLIENT)
-ALL = (*BOTH, "manifest-other")
+ALL = (*BOTH, OTHER)
 CA = [Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT]
 
 
@@ -23,6 +28,12 @@ CA = [Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT]
 def renewals(testbed: Testbed, progress: Progress) -> Renewals:
     """The observation until the files of both sides were renewed often enough."""
     return observe_renewals(testbed, BOTH, progress)
+
+
+@experiment("manifest", seconds=13)
+def tokens_in_files(testbed: Testbed, progress: Progress) -> TokenRenewals:
+    """The JWT-SVID in the file of a workload, and those that replace it."""
+    return observe_token_renewals(testbed, OTHER, progress)
 
 
 @experiment("manifest", testbed="faults", changes=True, seconds=7, needs=CA)
@@ -64,3 +75,10 @@ def reconnection(testbed: Testbed, progress: Progress) -> Recovery:
 
     progress(f"restarting {agent.component}")
     return recover(testbed, BOTH, restart)
+
+
+# The stream of the JWT bundle must have been opened again then.
+@experiment("manifest", testbed="faults", changes=True, seconds=2, needs=[Capability.OWN_SPIRE])
+def jwt_succession(testbed: Testbed, progress: Progress) -> JwtSuccession:
+    """The server switches to another JWT key, and revokes the first one."""
+    return succeed_jwt_key(testbed, OTHER, progress)

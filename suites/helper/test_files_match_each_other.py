@@ -13,6 +13,7 @@ from svidproof import (
     Unseen,
     budgets,
     eventually,
+    holds_key,
     requirement,
     spiffe_helper,
 )
@@ -71,17 +72,34 @@ def test_bundle_is_the_trust_bundle(renewals: Renewals, name: str) -> None:
 def test_files_are_readable_as_configured(renewals: Renewals, name: str) -> None:
     """The files keep their configured modes after renewals, and no copy is left behind."""
     helped = renewals.testbed.helped[name]
+    expected = {
+        spiffe_helper.CERTIFICATE: (spiffe_helper.CERTIFICATE_MODE, "CERTIFICATE"),
+        spiffe_helper.KEY: (spiffe_helper.KEY_MODE, "PRIVATE KEY"),
+        spiffe_helper.BUNDLE: (spiffe_helper.CERTIFICATE_MODE, "CERTIFICATE"),
+    }
+    if helped.spec.audiences:
+        expected[spiffe_helper.TOKEN] = (spiffe_helper.TOKEN_MODE, "JWT")
 
     def as_configured() -> None:
         found = {n: tuple(held) for n, held in helped.state().files.items()}
-        assert found == {
-            spiffe_helper.CERTIFICATE: (spiffe_helper.CERTIFICATE_MODE, "CERTIFICATE"),
-            spiffe_helper.KEY: (spiffe_helper.KEY_MODE, "PRIVATE KEY"),
-            spiffe_helper.BUNDLE: (spiffe_helper.CERTIFICATE_MODE, "CERTIFICATE"),
-        }, f"{name} has {found}"
+        assert found == expected, f"{name} has {found}"
 
     # The next renewal may replace them at this moment.
     eventually(as_configured, budgets.FILES)
+
+
+@each_workload
+def test_key_is_in_no_log(renewals: Renewals, name: str) -> None:
+    """No line of spiffe-helper's log, or of its program's, holds the key or a usable token."""
+    testbed = renewals.testbed
+    component = testbed.helped[name].component
+
+    lines = testbed.logs(component, testbed.watch.timeline.start)
+
+    assert lines, f"no log line of {component} was read"
+    # A key may be written over several lines.
+    text = "\n".join(" ".join((line.message, *line.fields.values())) for line in lines)
+    assert not holds_key(text), f"{component} has written a private key or a token to its log"
 
 
 def _assert_issued(below: x509.Certificate, above: list[x509.Certificate]) -> None:

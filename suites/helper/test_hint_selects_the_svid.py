@@ -2,7 +2,9 @@
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from svidproof import (
     runs_last,
     spiffe_ids,
 )
+from svidproof.probes import jwt
 
 pytestmark = [requirement("HELPER-10"), runs_last()]
 OTHER = "manifest-other"
@@ -27,7 +30,11 @@ FILES = {
     "svid_file_name": "hinted.pem",
     "svid_key_file_name": "hinted.key",
     "svid_bundle_file_name": "hinted-bundle.pem",
+    "jwt_svid_file_name": "hinted.jwt",
+    "jwt_bundle_file_name": "hinted.json",
 }
+# Ends a spiffe-helper that keeps running, as its program.
+END = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +54,44 @@ def test_hinted_svid_is_written(manifest: Testbed, hinted: SpiffeHelperWorkload,
     for hint in HINTS:
         eventually(functools.partial(_assert_fetched, hinted, hint), budgets.REGISTRATION)
 
-        found = spiffe_ids(hinted.certificate(FILES["svid_file_name"]))
+        found = spiffe_ids(hinted.certificates(FILES["svid_file_name"])[0])
 
         expected = manifest.scenario.spiffe_id(f"manifest/workload/{hint}")
         assert found == [expected], f"with hint {hint} the file holds {found}, not {expected}"
         saw(f"{hint}: {expected}")
 
 
-def test_unknown_hint_is_reported(hinted: SpiffeHelperWorkload) -> None:
+def test_hinted_token_is_written(manifest: Testbed, hinted: SpiffeHelperWorkload) -> None:
+    """The JWT-SVID file holds the JWT-SVID of the entry with the configured hint."""
+    for hint in HINTS:
+        eventually(functools.partial(_assert_fetched, hinted, hint), budgets.REGISTRATION)
+
+        found = jwt.Token.read(hinted.token(FILES["jwt_svid_file_name"])).claims["sub"]
+
+        expected = manifest.scenario.spiffe_id(f"manifest/workload/{hint}")
+        assert found == expected, f"with hint {hint} the file holds a JWT-SVID of {found}"
+
+
+def test_hinted_svid_is_written_by_a_daemon(
+    manifest: Testbed, hinted: SpiffeHelperWorkload
+) -> None:
+    """A spiffe-helper that keeps running writes the SVID with the configured hint, too."""
+    python = manifest.platform.executable("python")
+    for hint, other in itertools.permutations(HINTS):
+        # Leaves the files of the other one.
+        eventually(functools.partial(_assert_fetched, hinted, other), budgets.REGISTRATION)
+
+        _try(hinted, hint, daemon_mode=True, audiences=[], cmd=[python, "-c", END])
+
+        found = spiffe_ids(hinted.certificates(FILES["svid_file_name"])[0])
+        expected = manifest.scenario.spiffe_id(f"manifest/workload/{hint}")
+        assert found == [expected], f"with hint {hint} the file holds {found}, not {expected}"
+
+
+@pytest.mark.parametrize("hint", ["nowhere", HINTS[0][:-1], HINTS[0].upper()])
+def test_unknown_hint_is_reported(hinted: SpiffeHelperWorkload, hint: str) -> None:
     """spiffe-helper exits with status 1 and logs a hint that no SVID has."""
-    exited = _try(hinted, "nowhere")
+    exited = _try(hinted, hint)
 
     assert exited.status == 1, str(exited)
     assert "failed to find the hinted x509 SVID" in exited.said, str(exited)
@@ -67,6 +102,6 @@ def _assert_fetched(hinted: SpiffeHelperWorkload, hint: str) -> None:
     assert exited.status == 0, f"with hint {hint} {exited}"
 
 
-def _try(hinted: SpiffeHelperWorkload, hint: str) -> Ended:
-    text = hinted.text({**hinted.configuration(), **FILES, "daemon_mode": False})
-    return hinted.try_configuration(f'{text}hint = "{hint}"\n')
+def _try(hinted: SpiffeHelperWorkload, hint: str, **changes: Any) -> Ended:  # noqa: ANN401  a configuration
+    configuration = {**hinted.configuration(), **FILES, "daemon_mode": False, **changes}
+    return hinted.try_configuration(f'{hinted.text(configuration)}\nhint = "{hint}"\n')

@@ -24,13 +24,13 @@ from svidproof import (
 )
 from svidproof.checks import FILE_LAG, RENEWALS, Renewals, assert_sent
 
-pytestmark = requirement("HELPER-2")
 CLIENT = "manifest-client"
 RATE = 10.0  # requests a second that the watch makes the client send
 ENOUGH = 0.3  # of these requests: a busy machine delays some
 each_side = pytest.mark.parametrize("name", ["manifest-server", CLIENT])
 
 
+@requirement("HELPER-2")
 @each_side
 def test_files_are_replaced(renewals: Renewals, name: str) -> None:
     """Five or more renewals bring a new serial, a new key and a later expiry for the same ID."""
@@ -48,6 +48,7 @@ def test_files_are_replaced(renewals: Renewals, name: str) -> None:
     assert ids == {renewals.testbed.scenario.spiffe_id(name)}, f"{name}'s files hold {sorted(ids)}"
 
 
+@requirement("HELPER-2")
 @needs(Capability.SPIRE_LOGS)
 @each_side
 def test_every_signed_svid_reaches_the_files(
@@ -84,6 +85,7 @@ def test_every_signed_svid_reaches_the_files(
     )
 
 
+@requirement("HELPER-2")
 @each_side
 def test_program_is_signalled_once_each_time(renewals: Renewals, name: str) -> None:
     """A program reloads exactly once per renewal, when it is signalled."""
@@ -103,6 +105,7 @@ def test_program_is_signalled_once_each_time(renewals: Renewals, name: str) -> N
     )
 
 
+@requirement("HELPER-2")
 @each_side
 def test_signal_comes_with_the_files(renewals: Renewals, name: str) -> None:
     """A program reloads a renewal soon after the files change."""
@@ -116,18 +119,26 @@ def test_signal_comes_with_the_files(renewals: Renewals, name: str) -> None:
         )
 
 
+@requirement("HELPER-2")
 @each_side
 def test_program_presents_each_renewal(renewals: Renewals, name: str, measure: Measure) -> None:
     """A program presents each renewal soon after it is in the files, in order."""
     presented = _first_seen(renewals, Source.WIRE, name)
+    attention, files = renewals.timeline.attention, renewals.files(name)[1:]
     lags = []
 
-    for sighting in renewals.files(name)[1:]:
+    for sighting, following in zip(files, [*files[1:], None], strict=True):
+        since = sighting.first.at
+        if sighting.serial not in presented and following is not None:
+            # On a busy machine no client may connect before the next one is there.
+            kept = attention.lag(since, following.first.at, following.delay, bound=FILE_LAG)
+            if kept <= FILE_LAG:
+                continue
         assert sighting.serial in presented, f"{name} never presented {sighting.serial:x}"
         first = presented[sighting.serial]
-        since, seen = sighting.first.at, first.first.at
-        lags.append(renewals.timeline.attention.lag(since, seen, first.delay, bound=FILE_LAG))
+        lags.append(attention.lag(since, first.first.at, first.delay, bound=FILE_LAG))
 
+    assert lags, f"{name} presented none of {len(files)} renewals"
     measure(f"from file to wire, {name}", statistics.median(lags), "s")
     assert max(lags) <= FILE_LAG, (
         f"{name} presented a renewal {max(lags):.2f} s after it was written"
@@ -137,6 +148,7 @@ def test_program_presents_each_renewal(renewals: Renewals, name: str, measure: M
     assert order == [serial for serial in written if serial in presented], "in another order"
 
 
+@requirement("HELPER-2")
 @each_side
 def test_previous_svid_is_not_presented(renewals: Renewals, name: str) -> None:
     """No peer sees the previous certificate soon after a renewal."""
@@ -152,6 +164,7 @@ def test_previous_svid_is_not_presented(renewals: Renewals, name: str) -> None:
             )
 
 
+@requirement("HELPER-2")
 @each_side
 def test_program_stays_the_same_process(renewals: Renewals, name: str) -> None:
     """The program's process stays the same before, during and after the renewals."""
@@ -163,6 +176,7 @@ def test_program_stays_the_same_process(renewals: Renewals, name: str) -> None:
     assert same, f"{name}'s program was process {before.pid}, and is {after.pid} now"
 
 
+@requirement("HELPER-2")
 def test_no_request_fails(renewals: Renewals, measure: Measure) -> None:
     """Every request of the client succeeds while both sides are renewed."""
     requests = [r for r in renewals.timeline.requests(CLIENT) if r.sent.at <= renewals.end.at]
@@ -174,6 +188,22 @@ def test_no_request_fails(renewals: Renewals, measure: Measure) -> None:
     since, until = requests[0].sent.at, renewals.end.at
     enough = RATE * ENOUGH * (until - since)
     assert_sent(renewals.timeline, CLIENT, requests, enough, since=since, until=until)
+
+
+@requirement("HELPER-14")
+@needs(Capability.OWN_MACHINE)
+@each_side
+def test_no_descriptor_is_kept(renewals: Renewals, name: str, measure: Measure) -> None:
+    """After the renewals, spiffe-helper holds fewer than one more file descriptor for each."""
+    count = len(renewals.files(name)) - 1
+    assert name in renewals.descriptors, f"{name}'s spiffe-helper does not run"
+
+    before, after = renewals.descriptors[name]
+
+    measure(f"more descriptors of {name} after {count} renewals", after - before, "")
+    assert after - before < count, (
+        f"{name}'s spiffe-helper holds {after} descriptors after {count} renewals, not {before}"
+    )
 
 
 def _first_seen(renewals: Renewals, source: Source, name: str) -> dict[int, Sighting]:

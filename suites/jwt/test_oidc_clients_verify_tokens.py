@@ -30,6 +30,14 @@ REQUIRED = (
     "subject_types_supported",
     "id_token_signing_alg_values_supported",
 )
+# OpenID Connect Discovery 1.0, section 4.2; RFC 7517, section 8.5.
+JSON = {"application/json", "application/jwk-set+json"}
+# Hosts that are not the provider's, whose own is {0}.
+OTHER_HOSTS = {
+    "elsewhere": "elsewhere.example",
+    "longer": "{0}.elsewhere.example",
+    "other-beginning": "elsewhere-{0}",
+}
 PRIVATE = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}  # the private members of a JWK
 
 
@@ -72,13 +80,44 @@ def test_document_names_the_issuer_of_tokens(
 
 
 @requirement("JWT-21")
-def test_other_host_gets_no_document(provider: OidcProvider) -> None:
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+@pytest.mark.parametrize("header", ["Host", "X-Forwarded-Host"])
+def test_other_host_gets_no_document(provider: OidcProvider, header: str, host: str) -> None:
     """A request for a host that is not configured gets HTTP 400 and no document."""
+    own = provider.issuer.removeprefix("http://").partition(":")[0]
+    other = OTHER_HOSTS[host].format(own)
     control = provider.get(client.DISCOVERY)
-    exchange = provider.get(client.DISCOVERY, host="elsewhere.example")
+    if header == "Host":
+        exchange = provider.get(client.DISCOVERY, host=other)
+    else:
+        # As from a proxy that was asked for another host.
+        exchange = provider.get(client.DISCOVERY, headers=((header, other),))
 
     assert control.status == 200, f"control: {control}"
-    assert exchange.status == 400, f"expected HTTP 400, got {exchange}"
+    assert exchange.status == 400, f"for {other}: expected HTTP 400, got {exchange}"
+
+
+@requirement("JWT-21")
+def test_host_of_the_proxy_is_the_issuers(provider: OidcProvider) -> None:
+    """Behind a proxy that has another name, the document names the host that was asked for."""
+    asked = provider.issuer.removeprefix("http://")
+    exchange = provider.get(
+        client.DISCOVERY, host="proxy.example", headers=(("X-Forwarded-Host", asked),)
+    )
+
+    assert exchange.status == 200, f"for the host of a proxy: expected HTTP 200, got {exchange}"
+    issuer = provider.document_of(exchange)["issuer"]
+    assert issuer == provider.issuer, f"for the host of a proxy: the issuer is {issuer}"
+
+
+@requirement("JWT-21")
+def test_documents_are_json(provider: OidcProvider) -> None:
+    """The discovery document and the keys have a content type of JSON."""
+    discovered, keys = provider.get(client.DISCOVERY), provider.get_keys()
+
+    for what, exchange in (("discovery document", discovered), ("keys", keys)):
+        found = (exchange.header("content-type") or "").partition(";")[0].strip().lower()
+        assert found in JSON, f"the {what} has content type {found!r}"
 
 
 @requirement("JWT-22")
@@ -94,6 +133,19 @@ def test_published_keys_are_the_bundles(
     private = {name for key in provider.published_keys() for name in PRIVATE & key.keys()}
     assert not private, f"private members {sorted(private)} are published"
     saw(f"{len(published)} keys")
+
+
+@requirement("JWT-22")
+def test_published_keys_name_their_algorithm(
+    provider: OidcProvider, workload: tokens.Verifier, audience: str
+) -> None:
+    """The key of a JWT-SVID has its algorithm, by which some clients choose how to verify it."""
+    header = jwt.Token.read(workload.token(audience)).header
+
+    key = only([k for k in provider.published_keys() if k["kid"] == header["kid"]], "key")
+
+    assert key.get("alg") == header["alg"], f"alg is {key.get('alg')}, in JWT-SVIDs {header['alg']}"
+    assert key.get("use", "sig") == "sig", f"use is {key['use']}"
 
 
 @requirement("JWT-22")
@@ -208,6 +260,17 @@ def test_next_keys_are_sent_to_who_has_the_former(oidc_key_change: OidcKeyChange
     held = change.again_keys()
     assert change.new in held, f"it got the keys {sorted(held)}"
     assert change.old not in held, f"it got the revoked key among {sorted(held)}"
+
+
+@requirement("JWT-25")
+def test_last_keys_are_published_meanwhile(oidc_return: OidcReturn) -> None:
+    """While the agent is away, the provider publishes the last keys that it has got."""
+    assert oidc_return.failed, "the provider did not notice that the agent was away"
+    assert oidc_return.meanwhile is not None, f"without the agent, it answers {oidc_return.said}"
+    assert oidc_return.meanwhile == oidc_return.before, (
+        f"without the agent, it publishes the keys {sorted(oidc_return.meanwhile)}, "
+        f"and {sorted(oidc_return.before)} before"
+    )
 
 
 @requirement("JWT-25")

@@ -9,6 +9,7 @@ from svidproof import (
     Testbed,
     budgets,
     eventually,
+    holds_key,
     needs,
     requirement,
     spiffe_ids,
@@ -52,6 +53,19 @@ def test_secrets_are_own_svid_and_bundle(api: Testbed, name: str) -> None:
     assert bundle.validator == workload.spec.validator, f"{name} got a {bundle.validator} context"
     if bundle.validator == "spiffe":
         assert bundle.trust_domains == (api.scenario.trust_domain,), bundle.trust_domains
+
+
+@requirement("HANDSHAKE-1", "DEPLOYMENT-1")
+@each_workload
+def test_private_key_is_not_shown(api: Testbed, name: str) -> None:
+    """`config_dump` shows the SVID without its private key."""
+    envoy = api.workload(name).envoy
+    assert envoy.secrets(), f"{name} holds no secret"
+
+    dump = envoy.config_dump()
+
+    assert '"private_key"' in dump, f"{name}: config_dump does not show that there is a key"
+    assert not holds_key(dump), f"{name}: config_dump shows a private key"
 
 
 @requirement("HANDSHAKE-1", "DEPLOYMENT-1")

@@ -1,4 +1,4 @@
-"""The TLS versions that the server's sidecar accepts."""
+"""The TLS versions and cipher suites that the server's sidecar accepts."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from svidproof.checks import (
     assert_refused,
     assert_unseen,
 )
-from svidproof.probes import Alert, Version
+from svidproof.probes import Alert, Version, tls_settings
 
 each_server = pytest.mark.parametrize("server", API_SERVERS)
 
@@ -46,6 +46,30 @@ def test_old_version_is_refused(api: Testbed, server: str, version: Version) -> 
     assert_refused(
         exchange,
         {Alert.PROTOCOL_VERSION},
+        at=workload,
+        since=before,
+        counter="connection_error",
+    )
+
+
+@requirement("HANDSHAKE-5")
+@pytest.mark.usefixtures("genuine_client_is_accepted")
+@each_server
+def test_weak_cipher_suites_are_refused(api: Testbed, server: str) -> None:
+    """A client that offers only suites without forward secrecy or without AEAD is rejected."""
+    workload, credential = api.workload(server), api.genuine_client()
+    tls12 = (Version.TLS1_2, Version.TLS1_2)
+    strong, weak = tls_settings.INTERMEDIATE, tls_settings.suites() - tls_settings.INTERMEDIATE
+    assert weak, "this machine's OpenSSL has no weak suite to offer"
+    control = api.prober.get(workload, credential=credential, versions=tls12, ciphers=strong)
+    assert_accepted(control)
+    before = workload.tally()
+
+    exchange = api.prober.get(workload, credential=credential, versions=tls12, ciphers=weak)
+
+    assert_refused(
+        exchange,
+        {Alert.HANDSHAKE_FAILURE},
         at=workload,
         since=before,
         counter="connection_error",

@@ -5,8 +5,8 @@ from http import HTTPStatus
 
 from cryptography.hazmat.primitives import hashes
 
-from svidproof import LAG, Measure, Source, Unseen, requirement
-from svidproof.checks import Observation
+from svidproof import LAG, Measure, Saw, Source, Unseen, requirement
+from svidproof.checks import Observation, OpenConnection
 
 RATE = 10.0  # requests per second that the watch sends through the valid client
 ENOUGH = 0.25  # the share that must be sent: checks that count hold requests back, as does load
@@ -41,6 +41,18 @@ def test_no_request_fails(rotations: Observation, measure: Measure) -> None:
             if not near:
                 _assert_punctual(rotations, "valid-api-client", came - LAG, came + LAG)
             assert near, f"no request within {LAG} s of a rotation of {name}"
+
+
+@requirement("ROTATION-11")
+def test_open_connection_is_kept(open_connection: OpenConnection, saw: Saw) -> None:
+    """A connection that stays open is answered before and after the sidecar's rotations."""
+    first, last = open_connection.first, open_connection.last
+
+    assert first.status == HTTPStatus.OK, f"control: {first}"
+    assert last.status == HTTPStatus.OK, (
+        f"after {open_connection.certificates} new certificates an open connection got {last}"
+    )
+    saw(f"{open_connection.certificates} new certificates")
 
 
 @requirement("ROTATION-7")
