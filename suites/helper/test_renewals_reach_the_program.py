@@ -194,14 +194,15 @@ def test_no_request_fails(renewals: Renewals, measure: Measure) -> None:
 @needs(Capability.OWN_MACHINE)
 @each_side
 def test_no_descriptor_is_kept(renewals: Renewals, name: str, measure: Measure) -> None:
-    """After the renewals, spiffe-helper holds fewer than one more file descriptor for each."""
+    """After the renewals, spiffe-helper holds at most one more descriptor for two of them."""
     count = len(renewals.files(name)) - 1
     assert name in renewals.descriptors, f"{name}'s spiffe-helper does not run"
 
     before, after = renewals.descriptors[name]
 
     measure(f"more descriptors of {name} after {count} renewals", after - before, "")
-    assert after - before < count, (
+    # The first count may come after some of the renewals that the watch has seen.
+    assert after - before <= count // 2, (
         f"{name}'s spiffe-helper holds {after} descriptors after {count} renewals, not {before}"
     )
 
