@@ -2,10 +2,10 @@
 
 import pytest
 
-from svidproof import Saw, requirement
+from svidproof import Capability, Saw, needs, requirement
 from svidproof.checks import Modes
 
-pytestmark = requirement("RESILIENCE-42")
+pytestmark = [requirement("RESILIENCE-42"), needs(Capability.OWN_MACHINE)]
 OTHERS, GROUP_AND_OTHERS, EVERYBODY_WRITES = 0o007, 0o077, 0o222
 MODES = {"restarts": "server_modes", "agent-keys": "agent_modes"}
 each_scenario = pytest.mark.parametrize("scenario", list(MODES))
