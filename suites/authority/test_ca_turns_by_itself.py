@@ -5,9 +5,11 @@ from http import HTTPStatus
 import pytest
 from grpc import StatusCode
 
-from svidproof import Measure, Saw, requirement
+from svidproof import LAG, Measure, Saw, requirement
 from svidproof.checks import AuthorityTurn
 
+# How often the server looks at its own SVID: SPIRE pkg/server/svid/rotator_config.go.
+SERVER_LOOK_S = 5.0
 each_sidecar = pytest.mark.parametrize("name", ["server", "client"])
 
 
@@ -109,3 +111,15 @@ def test_no_jwt_svid_outlives_its_key(authority_turn: AuthorityTurn, measure: Me
 
     measure("least time of a JWT key beyond its JWT-SVIDs", left, "s")
     assert left >= 0, f"a JWT-SVID outlives its JWT key by {-left:.0f} s"
+
+
+@requirement("AUTHORITY-14")
+def test_server_renews_its_own_svid(authority_turn: AuthorityTurn, measure: Measure) -> None:
+    """SPIRE server presents no SVID of which more than half has passed when it looks at it."""
+    own, looked = authority_turn.own, authority_turn.looked.wall
+    half = (own.not_valid_after_utc - own.not_valid_before_utc).total_seconds() / 2
+    age = (looked - own.not_valid_before_utc).total_seconds()
+
+    measure("age of the server's own SVID", age, "s")
+    limit = half + SERVER_LOOK_S + LAG
+    assert age <= limit, f"SPIRE server presents an SVID after {age:.0f} s, renewed at {half:.0f} s"
