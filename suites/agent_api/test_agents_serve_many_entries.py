@@ -1,7 +1,6 @@
 """An agent serves every entry that it is responsible for, and no other, however many there are."""
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -13,12 +12,15 @@ from svidproof import (
     PlatformError,
     Saw,
     Testbed,
+    Timestamp,
+    as_parts,
     budgets,
     consistently,
     eventually,
     needs,
     requirement,
 )
+from svidproof.checks import require_elapsed
 from svidproof.probes import X509Answer, agent_debug, delegated, jwt, last_of, server_api
 
 pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
@@ -30,7 +32,7 @@ NUMBER, SAMPLE = 1_100, 100
 CACHE_SHRINKS = Budget("the agent removes SVIDs that nobody asks for", 30, 0.5)
 # Several times the age of an answer of GetInfo: a busy agent takes longer to fill its cache.
 CACHE_STAYS = Budget("the agent's cache of SVIDs keeps its limit", 20, 0.5)
-CLOCK_ADVANCES = Budget("two seconds pass", 5, 0.2)
+CLOCK_ADVANCES = Budget("two seconds have passed", 5, 0.2)
 ID = "an-entry-that-is-replaced"
 
 
@@ -102,7 +104,7 @@ def test_replaced_entry_is_served(
     Both have the first revision number: they differ only in the time of their creation.
     """
     spiffe_id, parent = many_entries.scenario.spiffe_id("again"), many_entries.agent_id("prober")
-    own, above = (_parts(each) for each in (spiffe_id, parent))
+    own, above = as_parts(spiffe_id), as_parts(parent)
     with server_api.calling_locally(many_entries.spire.local_api) as local:
 
         def create(mark: str) -> None:
@@ -115,10 +117,10 @@ def test_replaced_entry_is_served(
 
         try:
             create("first")
-            began = time.time()
+            began = Timestamp.now()
             await_svids(admin, delegated.On(marked("first")), [spiffe_id])
             # The server knows the time of an entry's creation to the second.
-            eventually(lambda: _assert_past(began + 2), CLOCK_ADVANCES)
+            eventually(lambda: require_elapsed(began, 2), CLOCK_ADVANCES)
             local.call("entry", "BatchDeleteEntry", ids=[ID])
             create("second")
             await_svids(admin, delegated.On(marked("second")), [spiffe_id])
@@ -147,7 +149,7 @@ def test_cache_of_tokens_keeps_its_limit(
 ) -> None:
     """A process gets a JWT-SVID for each of many audiences; the agent keeps the last of them."""
     limit, target = many_entries.scenario.svid_cache, many_entries.prober.workload_api()
-    # Once a delegate is served, its own process has an identity, too.
+    # Once the agent serves the suite as a delegate, the suite's process has an SVID of its own.
     await_svids(admin, delegated.On(marked("nobody")), [])
 
     audiences = [f"{number}.example" for number in range(3 * limit)]
@@ -181,27 +183,13 @@ def test_shared_selector_fills_no_cache(
         consistently(lambda: _assert_cached(admin, limit), CACHE_STAYS)
 
 
-def _parts(spiffe_id: str) -> dict[str, str]:
-    trust_domain, _, path = spiffe_id.removeprefix("spiffe://").partition("/")
-    return {"trust_domain": trust_domain, "path": f"/{path}"}
-
-
-def _assert_past(end: float) -> None:
-    if time.time() < end:
-        raise NotYet("it is too early")
-
-
 def _assert_tokens_cached(admin: str, limit: int) -> None:
-    info = agent_debug.get_info(admin)
-    if info.problem:
-        raise PlatformError(f"GetInfo of the agent: {info.problem}")
-    if info.tokens != limit:
-        raise NotYet(f"{info.tokens} JWT-SVIDs are in a cache of {limit}")
+    tokens = agent_debug.require_info(admin).tokens
+    if tokens != limit:
+        raise NotYet(f"{tokens} JWT-SVIDs are in a cache of {limit}")
 
 
 def _assert_cached(admin: str, limit: int) -> None:
-    info = agent_debug.get_info(admin)
-    if info.problem:
-        raise PlatformError(f"GetInfo of the agent: {info.problem}")
-    if info.svids > limit:
-        raise NotYet(f"{info.svids} SVIDs are in a cache of {limit}")
+    svids = agent_debug.require_info(admin).svids
+    if svids > limit:
+        raise NotYet(f"{svids} SVIDs are in a cache of {limit}")

@@ -13,7 +13,6 @@ from svidproof import (
     Budget,
     Capability,
     NotYet,
-    PlatformError,
     Saw,
     Testbed,
     budgets,
@@ -27,9 +26,9 @@ from svidproof.probes import X509Answer, agent_debug, delegated, fetch_x509, ser
 pytestmark = needs(Capability.OWN_SPIRE, Capability.OWN_MACHINE, Capability.UNREGISTERED_PROCESS)
 Marked = Callable[..., tuple[str, ...]]
 AwaitSvids = Callable[..., X509Answer]
-UNWANTED = 30  # several times the other entries of the agent
+UNREQUESTED = 30  # several times the other entries of the agent
 # The agent answers GetInfo from a cache of 5 s.
-NOT_FETCHED = Budget("the agent fetches no SVID that nobody wants", 8, 0.5)
+NOT_FETCHED = Budget("the agent fetches no SVID that no caller has requested", 8, 0.5)
 NOBODY = 65_432  # a number that no user or group of the process has
 
 
@@ -82,12 +81,12 @@ def test_stored_svid_is_given_to_no_process(agent_api: Testbed) -> None:
 
 
 @requirement("AGENT-16")
-def test_svid_is_not_fetched_before_it_is_wanted(
+def test_svid_is_not_fetched_before_it_is_requested(
     agent_api: Testbed, admin: str, marked: Marked, await_svids: AwaitSvids
 ) -> None:
     """With disable_x509_svid_prefetch, the agent has an SVID only once a caller asks for it."""
     registration, parent = agent_api.registration, agent_api.agent_id("prober")
-    names = [f"unwanted-{number}" for number in range(UNWANTED)]
+    names = [f"unrequested-{number}" for number in range(UNREQUESTED)]
     attributes = {"disable_x509_svid_prefetch": True}
     made = [
         {**registration.entry(name, marked(name), parent), "additional_attributes": attributes}
@@ -100,6 +99,8 @@ def test_svid_is_not_fetched_before_it_is_wanted(
             control = [agent_api.scenario.spiffe_id("control")]
             await_svids(admin, delegated.On(marked("control")), control)
             consistently(lambda: _assert_few_cached(admin), NOT_FETCHED)
+            cached = agent_debug.require_info(admin).svids
+            assert cached, "control: the agent has not even the SVID that the suite has requested"
         wanted = [agent_api.scenario.spiffe_id(names[0])]
         await_svids(admin, delegated.On(marked(names[0])), wanted)
     finally:
@@ -113,7 +114,7 @@ def _name(name: str) -> str:
 
 def _assert_served(testbed: Testbed, wanted: Iterable[str]) -> None:
     answer = fetch_x509(testbed.prober.workload_api())
-    # While the suite is a delegate, too, its process has that identity beside the others.
+    # The suite's process is also a delegate at times, and has the SVID of a delegate then.
     delegate = testbed.scenario.spiffe_id("delegate")
     found, asked = {svid.spiffe_id for svid in answer.svids} - {delegate}, {*wanted}
     if answer.code is not grpc.StatusCode.OK or found != asked:
@@ -122,7 +123,5 @@ def _assert_served(testbed: Testbed, wanted: Iterable[str]) -> None:
 
 
 def _assert_few_cached(admin: str) -> None:
-    info = agent_debug.get_info(admin)
-    if info.problem:
-        raise PlatformError(f"GetInfo of the agent: {info.problem}")
-    assert info.svids < UNWANTED, f"the agent has {info.svids} SVIDs, most of which nobody wants"
+    cached = agent_debug.require_info(admin).svids
+    assert cached < UNREQUESTED, f"the agent has {cached} SVIDs, most of which nobody has requested"

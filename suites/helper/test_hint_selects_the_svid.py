@@ -4,12 +4,10 @@ import contextlib
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from svidproof import (
-    Ended,
     Saw,
     SpiffeHelperWorkload,
     Testbed,
@@ -17,6 +15,7 @@ from svidproof import (
     eventually,
     requirement,
     runs_last,
+    spiffe_helper,
     spiffe_ids,
 )
 from svidproof.probes import jwt
@@ -26,13 +25,7 @@ OTHER = "manifest-other"
 HINTS = ("inward", "outward")
 HOUR = 3600  # seconds: nothing is renewed during the checks
 # In addition to the files that its program reads.
-FILES = {
-    "svid_file_name": "hinted.pem",
-    "svid_key_file_name": "hinted.key",
-    "svid_bundle_file_name": "hinted-bundle.pem",
-    "jwt_svid_file_name": "hinted.jwt",
-    "jwt_bundle_file_name": "hinted.json",
-}
+FILES = spiffe_helper.files_of("hinted")
 # Ends a spiffe-helper that keeps running, as its program.
 END = "import os, signal; os.kill(os.getppid(), signal.SIGTERM)"
 
@@ -81,7 +74,7 @@ def test_hinted_svid_is_written_by_a_daemon(
         # Leaves the files of the other one.
         eventually(functools.partial(_assert_fetched, hinted, other), budgets.REGISTRATION)
 
-        _try(hinted, hint, daemon_mode=True, audiences=[], cmd=[python, "-c", END])
+        hinted.try_hint(hint, FILES, daemon_mode=True, audiences=[], cmd=[python, "-c", END])
 
         found = spiffe_ids(hinted.certificates(FILES["svid_file_name"])[0])
         expected = manifest.scenario.spiffe_id(f"manifest/workload/{hint}")
@@ -91,17 +84,12 @@ def test_hinted_svid_is_written_by_a_daemon(
 @pytest.mark.parametrize("hint", ["nowhere", HINTS[0][:-1], HINTS[0].upper()])
 def test_unknown_hint_is_reported(hinted: SpiffeHelperWorkload, hint: str) -> None:
     """spiffe-helper exits with status 1 and logs a hint that no SVID has."""
-    exited = _try(hinted, hint)
+    exited = hinted.try_hint(hint, FILES)
 
     assert exited.status == 1, str(exited)
     assert "failed to find the hinted x509 SVID" in exited.said, str(exited)
 
 
 def _assert_fetched(hinted: SpiffeHelperWorkload, hint: str) -> None:
-    exited = _try(hinted, hint)
+    exited = hinted.try_hint(hint, FILES)
     assert exited.status == 0, f"with hint {hint} {exited}"
-
-
-def _try(hinted: SpiffeHelperWorkload, hint: str, **changes: Any) -> Ended:  # noqa: ANN401  a configuration
-    configuration = {**hinted.configuration(), **FILES, "daemon_mode": False, **changes}
-    return hinted.try_configuration(f'{hinted.text(configuration)}\nhint = "{hint}"\n')

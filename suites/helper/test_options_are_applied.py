@@ -21,6 +21,7 @@ from svidproof import (
     needs,
     requirement,
     runs_last,
+    spiffe_helper,
 )
 from svidproof.checks import flaw_of_token
 from svidproof.probes import Authority
@@ -33,13 +34,7 @@ HINT = "optional"
 NAME = f"manifest/workload/{HINT}"
 HOUR = 3600  # seconds: nothing is renewed during the checks
 # In addition to the files of the running spiffe-helper.
-FILES = {
-    "svid_file_name": "optional.pem",
-    "svid_key_file_name": "optional.key",
-    "svid_bundle_file_name": "optional-bundle.pem",
-    "jwt_svid_file_name": "optional.jwt",
-    "jwt_bundle_file_name": "optional.json",
-}
+FILES = spiffe_helper.files_of("optional")
 PID_FILE = "optional.pid"
 
 
@@ -61,10 +56,8 @@ class Optional:
 
     def run(self, *flags: str, options: str = "", **changes: Any) -> Ended:  # noqa: ANN401  a configuration
         """Run spiffe-helper with further options until it exits."""
-        configuration = {**self.helped.configuration(), **FILES, "daemon_mode": False, **changes}
-        text = f'{self.helped.text(configuration)}\nhint = "{HINT}"\n{options}\n'
         try:
-            return self.helped.try_configuration(text, *flags)
+            return self.helped.try_hint(HINT, FILES, *flags, options=options, **changes)
         except PlatformError as error:
             raise AssertionError(f"spiffe-helper does not exit: {error}") from None
 

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import pytest
 
-from svidproof import Capability, Testbed, needs, requirement
+from svidproof import Capability, Testbed, as_parts, as_uri, needs, requirement
 from svidproof.probes import server_api as api
 
 pytestmark = needs(Capability.OWN_SPIRE)
@@ -50,7 +49,7 @@ def agents(server_api: Testbed, attest: Attest) -> Iterator[Agents]:
     serving, banned = attest(), attest()
     server_api.spire.ban_agent(banned.spiffe_id)
     named = {"serving": serving, "banned": banned}
-    yield Agents({_path(agent.spiffe_id): name for name, agent in named.items()})
+    yield Agents({as_parts(agent.spiffe_id)["path"]: name for name, agent in named.items()})
     server_api.spire.evict_agent(banned.spiffe_id)
 
 
@@ -62,7 +61,7 @@ def test_agents_of_a_filter_are_listed(agents: Agents, callers: Callers, name: s
     for size in PAGE_SIZES:
         found = agents.among(_listed(callers["local"], wanted, size))
         assert found == Counter(names), f"filter {name}, pages of {size or 'any size'}: {found}"
-    count = _ask(callers["local"], "CountAgents", filter=wanted).count
+    count = callers["local"].answer("agent", "CountAgents", filter=wanted).count
     listed = sum(_listed(callers["local"], wanted, 0).values())
     assert count == listed, f"filter {name}: {count} agents are counted, {listed} listed"
 
@@ -72,7 +71,7 @@ def test_version_of_an_agent_is_kept(attest: Attest, callers: Callers) -> None:
     """The server has the version that an agent has reported, also after its SVID is renewed."""
     first = attest()
     with first.calling() as caller:
-        _ask(caller, "PostStatus", agent_version=VERSION)
+        caller.answer("agent", "PostStatus", agent_version=VERSION)
     reported = _version(callers["local"], first)
     renewed = first.renewed()
     # The server takes the next SVID for the agent's own once the agent has used it.
@@ -101,9 +100,8 @@ def test_log_level_is_changed_and_reset(callers: Callers) -> None:
     local = callers["local"]
 
     def level(name: str, **fields: object) -> tuple[int, int]:
-        answer = local.call("logger", name, **fields)
-        assert answer.code is grpc.StatusCode.OK, f"{name}: {answer}"
-        return answer.message.current_level, answer.message.launch_level
+        answer = local.answer("logger", name, **fields)
+        return answer.current_level, answer.launch_level
 
     current, launch = level("GetLogger")
     changed = level("SetLogLevel", new_level=WARN)
@@ -116,38 +114,16 @@ def test_log_level_is_changed_and_reset(callers: Callers) -> None:
     assert reset == after == (launch, launch), f"after ResetLogLevel: {reset}, {after}"
 
 
-def _ask(caller: api.ServerCaller, name: str, **fields: object) -> Any:  # noqa: ANN401  a message
-    answer = caller.call("agent", name, **fields)
-    assert answer.code is grpc.StatusCode.OK, f"{name}: {answer}"
-    return answer.message
-
-
 def _listed(caller: api.ServerCaller, wanted: dict[str, Any], size: int) -> Counter[str]:
-    found: Counter[str] = Counter()
-    token = ""
-    for _ in range(MOST_PAGES):
-        page = _ask(caller, "ListAgents", filter=wanted, page_size=size, page_token=token)
-        found.update(agent.id.path for agent in page.agents)
-        if not (token := page.next_page_token):
-            return found
-    raise AssertionError(f"ListAgents: more than {MOST_PAGES} pages of {size}")
+    pages = caller.pages("agent", "ListAgents", size=size, most=MOST_PAGES, filter=wanted)
+    return Counter(agent.id.path for page in pages for agent in page.agents)
 
 
 def _version(caller: api.ServerCaller, agent: api.PlayedAgent) -> str:
-    trust_domain = agent.spiffe_id.removeprefix("spiffe://").partition("/")[0]
-    wanted = {"trust_domain": trust_domain, "path": _path(agent.spiffe_id)}
-    return str(_ask(caller, "GetAgent", id=wanted).agent_version)
-
-
-def _path(spiffe_id: str) -> str:
-    return "/" + spiffe_id.removeprefix("spiffe://").partition("/")[2]
+    return str(caller.answer("agent", "GetAgent", id=as_parts(agent.spiffe_id)).agent_version)
 
 
 def _entries_below(testbed: Testbed, agent: api.PlayedAgent) -> list[str]:
     """The SPIFFE IDs of the entries whose parent is an agent."""
-    path = _path(agent.spiffe_id)
-    return [
-        f"spiffe://{entry['spiffe_id']['trust_domain']}{entry['spiffe_id']['path']}"
-        for entry in testbed.spire.entries()
-        if entry["parent_id"]["path"] == path
-    ]
+    entries, parent = testbed.spire.entries(), as_parts(agent.spiffe_id)
+    return [as_uri(entry["spiffe_id"]) for entry in entries if entry["parent_id"] == parent]

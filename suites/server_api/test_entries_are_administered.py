@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
 import pytest
 
 from svidproof import Capability, PlatformError, Testbed, needs, requirement
@@ -97,9 +96,7 @@ class Entries:
 
     def ask(self, name: str, **fields: object) -> Any:  # noqa: ANN401  a message
         """Call a method that must succeed, and return its answer."""
-        answer = self.caller.call("entry", name, **fields)
-        assert answer.code is grpc.StatusCode.OK, f"{name}: {answer}"
-        return answer.message
+        return self.caller.answer("entry", name, **fields)
 
     def create(self, entry: Fields) -> Any:  # noqa: ANN401  a message
         """The result of the creation of one entry."""
@@ -121,14 +118,10 @@ class Entries:
 
     def listed(self, wanted: Fields, page_size: int) -> Counter[str]:
         """The paths of the entries of a filter, with how often each was listed."""
-        found: Counter[str] = Counter()
-        token = ""
-        for _ in range(MOST_PAGES):
-            page = self.ask("ListEntries", filter=wanted, page_size=page_size, page_token=token)
-            found.update(entry.spiffe_id.path for entry in page.entries)
-            if not (token := page.next_page_token):
-                return found
-        raise AssertionError(f"ListEntries: more than {MOST_PAGES} pages of {page_size}")
+        pages = self.caller.pages(
+            "entry", "ListEntries", size=page_size, most=MOST_PAGES, filter=wanted
+        )
+        return Counter(entry.spiffe_id.path for page in pages for entry in page.entries)
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +223,9 @@ def test_similar_entry_is_not_created(entries: Entries) -> None:
 def test_entry_of_an_unknown_partner_is_refused(entries: Entries) -> None:
     """An entry that federates with a trust domain without a bundle is not created."""
     entry = {
-        "spiffe_id": _id("federated-with-nobody"),
+        "spiffe_id": _id("federates-with-an-unknown-domain"),
         "parent_id": _id("listed-parent"),
-        "selectors": _selectors("nobody"),
+        "selectors": _selectors("unknown-partner"),
         "federates_with": ["unknown-partner.example"],
     }
     result = entries.create(entry)
