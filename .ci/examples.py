@@ -57,7 +57,7 @@ def build(patch: Path, work: Path) -> Path:
     _output(["go", "mod", "edit", *edit], module)
     changed = replace(
         source,
-        beside=(*source.beside, "spire/patched"),
+        local_modules=(*source.local_modules, "spire/patched"),
         binaries={AGENT: AGENT},
         ldflags=_FLAGS,
     )
