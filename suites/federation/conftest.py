@@ -53,7 +53,7 @@ def failures(testbed: Testbed, progress: Progress) -> EndpointFailures:
     return observe_endpoint_failures(testbed, progress)
 
 
-@experiment("federation", testbed="changing", changes=True, seconds=20, needs=NEEDS)
+@experiment("federation", testbed="changing", changes=True, seconds=30, needs=NEEDS)
 def partner_change(testbed: Testbed, progress: Progress) -> PartnerChange:
     """The partner rotates its CA."""
     return observe_partner_change(testbed, progress)
