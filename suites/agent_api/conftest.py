@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection, Iterator
 import grpc
 import pytest
 
-from svidproof import NotYet, Testbed, budgets, eventually
-from svidproof.checks import NO_IDENTITY_LOGGED
+from svidproof import Capability, NotYet, Progress, Testbed, budgets, eventually, experiment
+from svidproof.checks import NO_IDENTITY_LOGGED, Impostors, observe_impostors
 from svidproof.probes import X509Answer, delegated
 
 Marked = Callable[..., tuple[str, ...]]
@@ -14,6 +14,17 @@ AwaitStatus = Callable[[grpc.StatusCode], None]
 AwaitSvids = Callable[[str, delegated.On, Collection[str]], X509Answer]
 # Of more SPIFFE IDs than these, a message names the first.
 SHOWN = 3
+
+
+@experiment(
+    "agent-api",
+    changes=True,
+    seconds=10,
+    needs=[Capability.OWN_SPIRE, Capability.OWN_TRUST_ROOT, Capability.OWN_MACHINE],
+)
+def impostors(testbed: Testbed, progress: Progress) -> Impostors:
+    """Agents start below servers with other certificates than SPIRE server's."""
+    return observe_impostors(testbed, progress)
 
 
 @pytest.fixture
