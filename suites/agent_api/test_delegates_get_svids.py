@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509 import DNSName, SubjectAlternativeName
 
 from svidproof import Capability, NotYet, Saw, Testbed, budgets, eventually, needs, requirement
@@ -93,6 +95,22 @@ def test_delegate_gets_matching_svids(
         flaws = replace(svid, bundle=roots).flaws()
         assert not flaws, flaws[0]
     saw(f"{len(answer.svids)} SVIDs")
+
+
+@requirement("AGENT-20")
+def test_keys_have_the_configured_type(
+    agent_api: Testbed, target: str, marked: Marked, await_svids: AwaitSvids
+) -> None:
+    """The key of an X.509-SVID is of the type in `workload_x509_svid_key_type`."""
+    wanted = agent_api.scenario.signing.workload_key_type
+    one = agent_api.scenario.spiffe_id("one")
+
+    [svid] = await_svids(target, delegated.On(marked("a")), [one]).svids
+
+    key = svid.chain[0].public_key()
+    kind = "RSA" if isinstance(key, RSAPublicKey) else "EC"
+    size = key.key_size if isinstance(key, (RSAPublicKey, EllipticCurvePublicKey)) else 0
+    assert f"{kind.lower()}-{size}" == wanted, f"the key of the SVID is {kind} of {size} bits"
 
 
 @requirement("AGENT-4")
