@@ -1,5 +1,6 @@
 """SPIRE server attests an agent only with proof, and identifies attested agents."""
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from svidproof import (
     Capability,
+    Measure,
     NotYet,
     PlatformError,
     Saw,
@@ -26,6 +28,7 @@ from svidproof.probes import server_api as api
 pytestmark = needs(Capability.OWN_SPIRE)
 Attest = Callable[..., api.PlayedAgent]
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
+ATTEMPTS = 4
 
 
 @requirement("SERVER-7")
@@ -160,6 +163,20 @@ def test_certificate_without_proof_is_refused(server_api: Testbed, what: str) ->
     node = ca.issue("node", template)
     key = {"wrong-key": api.new_key(), "no-response": None}.get(what, _key_of(node))
     _require_no_svid(_by_certificate(server_api, node, key), f"x509pop with flaw {what}")
+
+
+@requirement("SERVER-19")
+def test_attestations_are_limited(server_api: Testbed, measure: Measure) -> None:
+    """Attempts to attest from one address take at least a second each."""
+    begin = time.monotonic()
+    for _ in range(ATTEMPTS):
+        with pytest.raises(api.Refused):
+            api.PlayedAgent.attested(server_api.spire.api, UNKNOWN)
+    took = time.monotonic() - begin
+
+    measure(f"{ATTEMPTS} attempts to attest", took, "s")
+    # The first of them does not wait.
+    assert took >= ATTEMPTS - 2, f"{ATTEMPTS} attempts to attest took {took:.1f} s"
 
 
 def _require_refusal(agent: api.PlayedAgent, message: str) -> None:
