@@ -32,6 +32,7 @@ from svidproof.checks import (
     Growth,
     KeysRefused,
     Locked,
+    Misled,
     Modes,
     Noticed,
     Outage,
@@ -55,6 +56,7 @@ from svidproof.checks import (
     observe_keys_refused,
     observe_lock,
     observe_lonely_start,
+    observe_misled,
     observe_modes,
     observe_new_entry,
     observe_outage,
@@ -186,6 +188,16 @@ def connection_broken(testbed: Testbed, progress: Progress) -> Mapping[str, Outa
     }
     plans = {name: OutagePlan(fault, recovery) for name, fault in causes.items()}
     return observe_outages(testbed, plans, progress)
+
+
+@experiment("outage", testbed="connection", changes=True, seconds=15, needs=RELAYED)
+def connection_misled(
+    testbed: Testbed,
+    progress: Progress,
+    connection_broken: Mapping[str, Outage],  # noqa: ARG001  it comes first
+) -> Misled:
+    """The connections of the agent lead to a workload in the server's place."""
+    return observe_misled(testbed, after_server(testbed), progress)
 
 
 def _agent(testbed: Testbed) -> str:
