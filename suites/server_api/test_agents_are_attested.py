@@ -29,6 +29,7 @@ pytestmark = needs(Capability.OWN_SPIRE)
 Attest = Callable[..., api.PlayedAgent]
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 ATTEMPTS = 4
+PARTNER = "partner.example"
 
 
 @requirement("SERVER-7")
@@ -81,19 +82,24 @@ def test_invalid_certificate_is_refused(server_api: Testbed, attest: Attest, fla
     lives = timedelta(seconds=-1) if flaw == "expired" else timedelta(hours=1)
     template = Template(uris=(known,), not_before=timedelta(hours=-1), not_after=lives)
     signer = other if flaw == "other-root" else server_api.root
-    with api.calling(server_api.spire.api, signer.issue("agent", template)) as caller:
-        answer = caller.call("entry", "GetAuthorizedEntries")
-        bundle = caller.call("bundle", "GetBundle")
+    _require_rejected(server_api, signer.issue("agent", template), f"a certificate that is {flaw}")
 
-    for found in (answer, bundle):
-        # A handshake that fails leaves the client without a connection: no method answers.
-        assert found.code is not grpc.StatusCode.DEADLINE_EXCEEDED, f"nobody answered: {found}"
-        if found.code is not grpc.StatusCode.UNAVAILABLE:
-            raise Accepted(f"a certificate with flaw {flaw} was accepted in TLS: {found}")
-    # A control: without the certificate, the same server answers.
-    with api.calling(server_api.spire.api) as caller:
-        control = caller.call("bundle", "GetBundle")
-    assert control.code is grpc.StatusCode.OK, f"without a certificate: {control}"
+
+@requirement("SERVER-7")
+@pytest.mark.parametrize("path", ["", "/spire/agent/known", "/admin"])
+def test_partner_is_refused(server_api: Testbed, attest: Attest, path: str) -> None:
+    """A certificate that a federated trust domain signed is rejected in the handshake.
+
+    Without a path, it has the SPIFFE ID of an agent of the server's own trust domain.
+    """
+    authority = Authority.create("root of a partner", PARTNER)
+    uri = f"spiffe://{PARTNER}{path}" if path else attest().spiffe_id
+    server_api.spire.set_federated_bundle(PARTNER, [authority.certificate])
+    try:
+        credential = authority.issue("partner", Template(uris=(uri,)))
+        _require_rejected(server_api, credential, f"a partner's certificate for {uri}")
+    finally:
+        server_api.spire.delete_federated_bundle(PARTNER)
 
 
 @requirement("SERVER-7")
@@ -177,6 +183,22 @@ def test_attestations_are_limited(server_api: Testbed, measure: Measure) -> None
     measure(f"{ATTEMPTS} attempts to attest", took, "s")
     # The first of them does not wait.
     assert took >= ATTEMPTS - 2, f"{ATTEMPTS} attempts to attest took {took:.1f} s"
+
+
+def _require_rejected(server_api: Testbed, credential: Credential, what: str) -> None:
+    """Require that the server rejects a client's certificate in the TLS handshake."""
+    with api.calling(server_api.spire.api, credential) as caller:
+        answers = [caller.call("entry", "GetAuthorizedEntries"), caller.call("bundle", "GetBundle")]
+
+    for found in answers:
+        # A handshake that fails leaves the client without a connection: no method answers.
+        assert found.code is not grpc.StatusCode.DEADLINE_EXCEEDED, f"no answer came: {found}"
+        if found.code is not grpc.StatusCode.UNAVAILABLE:
+            raise Accepted(f"{what} was accepted in TLS: {found}")
+    # A control: without the certificate, the same server answers.
+    with api.calling(server_api.spire.api) as caller:
+        control = caller.call("bundle", "GetBundle")
+    assert control.code is grpc.StatusCode.OK, f"without a certificate: {control}"
 
 
 def _require_refusal(agent: api.PlayedAgent, message: str) -> None:
