@@ -5,11 +5,13 @@ import pytest
 from svidproof import Capability, Progress, Testbed, Testbeds, experiment
 from svidproof.checks import (
     Failover,
+    Impostors,
     NestedChange,
     NestedOutage,
     ReplicaChange,
     ReplicaOutage,
     observe_failover,
+    observe_false_upstreams,
     observe_nested_change,
     observe_nested_outage,
     observe_replica_change,
@@ -43,6 +45,16 @@ def nested_change(testbed: Testbed, progress: Progress) -> NestedChange:
 def nested_outage(testbed: Testbed, progress: Progress) -> NestedOutage:
     """The upstream server hangs for a while."""
     return observe_nested_outage(testbed, progress)
+
+
+@experiment("nested", testbed="hanging", changes=True, seconds=20, needs=NEEDS)
+def false_upstreams(
+    testbed: Testbed,
+    progress: Progress,
+    nested_outage: NestedOutage,  # noqa: ARG001  it comes first
+) -> Impostors:
+    """A nested server starts below upstream servers with other certificates than SPIRE server's."""
+    return observe_false_upstreams(testbed, progress)
 
 
 @experiment("replicas", testbed="changing", changes=True, seconds=10, needs=DATABASE)
