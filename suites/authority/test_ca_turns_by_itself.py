@@ -122,5 +122,5 @@ def test_server_renews_its_own_svid(authority_turn: AuthorityTurn, measure: Meas
     attention, bound = authority_turn.testbed.watch.attention, SERVER_LOOK + LAG
     late = attention.lag(looked.at - max(0.0, age - half), looked.at, bound=bound)
     assert late <= bound, (
-        f"SPIRE server presents an SVID after {age:.0f} s, renewed at {half:.0f} s"
+        f"SPIRE server presents an SVID after {age:.0f} s, not renewed at {half:.0f} s"
     )
