@@ -1,7 +1,7 @@
 """SPIRE server attests an agent only with proof, and identifies attested agents."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import grpc
@@ -30,6 +30,18 @@ Attest = Callable[..., api.PlayedAgent]
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 ATTEMPTS = 4
 PARTNER = "partner.example"
+
+
+@pytest.fixture(scope="module")
+def partner(server_api: Testbed) -> Iterator[Authority]:
+    """A CA of a trust domain whose bundle the server has.
+
+    There is one for all checks: the server remembers a bundle for a second.
+    """
+    authority = Authority.create("root of a partner", PARTNER)
+    server_api.spire.set_federated_bundle(PARTNER, [authority.certificate])
+    yield authority
+    server_api.spire.delete_federated_bundle(PARTNER)
 
 
 @requirement("SERVER-7")
@@ -87,19 +99,16 @@ def test_invalid_certificate_is_refused(server_api: Testbed, attest: Attest, fla
 
 @requirement("SERVER-7")
 @pytest.mark.parametrize("path", ["", "/spire/agent/known", "/admin"])
-def test_partner_is_refused(server_api: Testbed, attest: Attest, path: str) -> None:
+def test_partner_is_refused(
+    server_api: Testbed, attest: Attest, partner: Authority, path: str
+) -> None:
     """A certificate that a federated trust domain signed is rejected in the handshake.
 
     Without a path, it has the SPIFFE ID of an agent of the server's own trust domain.
     """
-    authority = Authority.create("root of a partner", PARTNER)
     uri = f"spiffe://{PARTNER}{path}" if path else attest().spiffe_id
-    server_api.spire.set_federated_bundle(PARTNER, [authority.certificate])
-    try:
-        credential = authority.issue("partner", Template(uris=(uri,)))
-        _require_rejected(server_api, credential, f"a partner's certificate for {uri}")
-    finally:
-        server_api.spire.delete_federated_bundle(PARTNER)
+    credential = partner.issue("partner", Template(uris=(uri,)))
+    _require_rejected(server_api, credential, f"a partner's certificate for {uri}")
 
 
 @requirement("SERVER-7")
