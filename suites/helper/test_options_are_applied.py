@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -47,12 +48,14 @@ class Optional:
         spiffe_id: the ID of that SVID.
         own: the authorities of its own trust domain.
         partner: the authority of the partner.
+        expired: its former authority, which has expired, and is still in its bundle.
     """
 
     helped: SpiffeHelperWorkload
     spiffe_id: str
     own: frozenset[x509.Certificate]
     partner: x509.Certificate
+    expired: x509.Certificate
 
     def run(self, *flags: str, options: str = "", **changes: Any) -> Ended:  # noqa: ANN401  a configuration
         """Run spiffe-helper with further options until it exits."""
@@ -83,9 +86,10 @@ def optional(manifest: Testbed) -> Iterator[Optional]:
     """That workload, once the agent has its second SVID and the partner's bundle."""
     helped, agent = manifest.helped[OTHER], manifest.agent_of(OTHER)
     partner = Authority.create("partner", PARTNER).certificate
+    expired = Authority.create("former partner", PARTNER, not_after=-timedelta(seconds=1))
     spiffe_id, own = manifest.scenario.spiffe_id(NAME), frozenset(manifest.trust_bundle)
-    found = Optional(helped, spiffe_id, own, partner)
-    manifest.spire.set_federated_bundle(PARTNER, [partner])
+    found = Optional(helped, spiffe_id, own, partner, expired.certificate)
+    manifest.spire.set_federated_bundle(PARTNER, [partner, expired.certificate])
     with contextlib.ExitStack() as undo:
         undo.callback(manifest.spire.delete_federated_bundle, PARTNER)
         undo.enter_context(
@@ -106,6 +110,19 @@ def optional(manifest: Testbed) -> Iterator[Optional]:
 def test_federated_authorities_are_added(optional: Optional) -> None:
     """With include_federated_domains, the bundle file holds the authorities of partners too."""
     optional.fetch(options="include_federated_domains = true")
+
+    assert optional.bundle == optional.own | {optional.partner, optional.expired}, (
+        f"{OTHER}'s bundle file holds {_names(optional.bundle)}"
+    )
+
+
+@requirement("HELPER-12")
+def test_expired_authorities_are_left_out(optional: Optional) -> None:
+    """With omit_expired, the bundle file holds no authority that has expired."""
+    optional.fetch(options="include_federated_domains = true")
+    assert optional.expired in optional.bundle, "control: the process has no expired authority"
+
+    optional.fetch(options="include_federated_domains = true\nomit_expired = true")
 
     assert optional.bundle == optional.own | {optional.partner}, (
         f"{OTHER}'s bundle file holds {_names(optional.bundle)}"
