@@ -2,9 +2,11 @@
 
 import contextlib
 import grp
+import hashlib
 import os
 import pwd
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import grpc
 import pytest
@@ -34,8 +36,9 @@ NOBODY = 65_432  # a number that no user or group of the process has
 
 def _selectors() -> dict[str, str]:
     """What SPIRE's attestor `unix` says of this process, by the names of entries."""
-    user, group = os.geteuid(), os.getegid()
-    found = {"uid": f"uid:{user}", "gid": f"gid:{group}"}
+    user, group, program = os.geteuid(), os.getegid(), Path("/proc/self/exe")
+    found = {"uid": f"uid:{user}", "gid": f"gid:{group}", "path": f"path:{program.readlink()}"}
+    found["sha256"] = f"sha256:{hashlib.sha256(program.read_bytes()).hexdigest()}"
     with contextlib.suppress(KeyError):  # the machine may have no name for it
         found["user"] = f"user:{pwd.getpwuid(user).pw_name}"
     with contextlib.suppress(KeyError):
@@ -50,10 +53,11 @@ def _selectors() -> dict[str, str]:
 
 @requirement("AGENT-14")
 @pytest.mark.usefixtures("provoked")
-def test_process_has_its_user_and_groups(agent_api: Testbed, saw: Saw) -> None:
-    """A process gets an SVID for each selector of its user and groups, and for no other."""
+def test_process_has_its_user_groups_and_executable(agent_api: Testbed, saw: Saw) -> None:
+    """A process gets an SVID for each selector of it, and for no other."""
     own = _selectors()
     others = {f"other-{kind}": f"{kind}:{NOBODY}" for kind in ("uid", "gid", "supplementary_gid")}
+    others |= {"other-path": f"{own['path']}-another", "other-sha256": f"sha256:{'0' * 64}"}
     prober, spiffe_id = agent_api.prober, agent_api.scenario.spiffe_id
     with contextlib.ExitStack() as registered:
         # Those of others come first: once the last entry is served, the agent has all of them.
