@@ -184,10 +184,10 @@ def test_certificate_without_proof_is_refused(server_api: Testbed, what: str) ->
 def test_attestations_are_limited(server_api: Testbed, measure: Measure) -> None:
     """Attempts to attest from one address take at least a second each."""
     begin = time.monotonic()
-    for _ in range(ATTEMPTS):
-        with pytest.raises(api.Refused):
-            api.PlayedAgent.attested(server_api.spire.api, UNKNOWN)
+    answers = [_by_token(server_api, UNKNOWN) for _ in range(ATTEMPTS)]
     took = time.monotonic() - begin
+    for answer in answers:
+        assert answer.code is not grpc.StatusCode.UNAVAILABLE, f"the server answers none: {answer}"
 
     measure(f"{ATTEMPTS} attempts to attest", took, "s")
     # The first of them does not wait.
