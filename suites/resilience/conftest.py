@@ -191,11 +191,7 @@ def connection_broken(testbed: Testbed, progress: Progress) -> Mapping[str, Outa
 
 
 @experiment("outage", testbed="connection", changes=True, seconds=15, needs=RELAYED)
-def connection_misled(
-    testbed: Testbed,
-    progress: Progress,
-    connection_broken: Mapping[str, Outage],  # noqa: ARG001  it comes first
-) -> Misled:
+def connection_misled(testbed: Testbed, progress: Progress) -> Misled:
     """The connections of the agent lead to a workload in the server's place."""
     return observe_misled(testbed, after_server(testbed), progress)
 
