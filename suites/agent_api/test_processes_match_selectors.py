@@ -128,4 +128,4 @@ def _assert_served(testbed: Testbed, wanted: Iterable[str]) -> None:
 
 def _assert_few_cached(admin: str) -> None:
     cached = agent_debug.require_info(admin).svids
-    assert cached < UNREQUESTED, f"the agent has {cached} SVIDs, most of which nobody has requested"
+    assert cached < UNREQUESTED, f"the agent has {cached} SVIDs, most of them unrequested"

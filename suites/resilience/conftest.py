@@ -32,11 +32,11 @@ from svidproof.checks import (
     Growth,
     KeysRefused,
     Locked,
-    Misled,
     Modes,
     Noticed,
     Outage,
     OutagePlan,
+    Redirected,
     ServerRestart,
     ServerUpgrade,
     Starts,
@@ -56,11 +56,11 @@ from svidproof.checks import (
     observe_keys_refused,
     observe_lock,
     observe_lonely_start,
-    observe_misled,
     observe_modes,
     observe_new_entry,
     observe_outage,
     observe_outages,
+    observe_redirected,
     observe_replacement,
     observe_restart_below_another_ca,
     observe_server_restart,
@@ -191,9 +191,9 @@ def connection_broken(testbed: Testbed, progress: Progress) -> Mapping[str, Outa
 
 
 @experiment("outage", testbed="connection", changes=True, seconds=15, needs=RELAYED)
-def connection_misled(testbed: Testbed, progress: Progress) -> Misled:
+def connection_redirected(testbed: Testbed, progress: Progress) -> Redirected:
     """The connections of the agent lead to a workload in the server's place."""
-    return observe_misled(testbed, after_server(testbed), progress)
+    return observe_redirected(testbed, after_server(testbed), progress)
 
 
 def _agent(testbed: Testbed) -> str:

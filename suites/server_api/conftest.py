@@ -58,13 +58,9 @@ def callers(
         kind: enter(server_api.registration.registered(entry(kind, **fields)))
         for kind, fields in kinds.items()
     }
-    eventually(lambda: _known(agent, ids.values()), budgets.ENTRY_LISTED)
+    eventually(lambda: agent.require_listed(*ids.values()), budgets.ENTRY_LISTED)
     found = {kind: enter(api.calling(address, agent.sign(i))) for kind, i in ids.items()}
     found["anonymous"] = enter(api.calling(address))
     found["agent"] = enter(agent.calling())
     found["local"] = enter(api.calling_locally(server_api.spire.local_api))
     return found
-
-
-def _known(agent: api.PlayedAgent, ids: Any) -> None:  # noqa: ANN401  a view of a dictionary
-    assert agent.entries() >= set(ids), "SPIRE server does not list the agent's new entries"

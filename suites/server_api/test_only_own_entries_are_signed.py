@@ -35,12 +35,12 @@ def test_agent_gets_its_own_entries_only(
         registered(entry("of-the-agent")) as own,
         registered(entry("below-it", "of-the-agent")) as below,
     ):
-        eventually(lambda: _require_listed(agent, {own, below}), budgets.ENTRY_LISTED)
+        eventually(lambda: agent.require_listed(own, below), budgets.ENTRY_LISTED)
         # The server knows of the other agent's entry by now, which was created before.
         if foreign in agent.entries():
             raise Accepted("an agent lists an entry of another agent")
         # A control: the other agent gets what this one must not get.
-        eventually(lambda: _require_listed(other, {foreign}), budgets.ENTRY_LISTED)
+        eventually(lambda: other.require_listed(foreign), budgets.ENTRY_LISTED)
         other.sign(foreign)
         other.token(foreign, "audience")
         for entry_id in (own, below):
@@ -60,7 +60,7 @@ def test_listed_entry_has_its_fields(
     made = entry(f"with-{right}", dns_names=list(NAMES), hint="listed", **{right: True})
     fields = ("admin", "downstream", "store_svid", "dns_names", "hint")
     with server_api.registration.registered(made) as entry_id:
-        eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)
+        eventually(lambda: agent.require_listed(entry_id), budgets.ENTRY_LISTED)
         with agent.calling() as caller:
             mask = dict.fromkeys(fields, True)
             answer = caller.call("entry", "GetAuthorizedEntries", output_mask=mask)
@@ -88,7 +88,7 @@ def test_svid_has_what_its_entry_says(
     }
     names = rows[asked]
     with server_api.registration.registered(made) as entry_id:
-        eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)
+        eventually(lambda: agent.require_listed(entry_id), budgets.ENTRY_LISTED)
         request = api.signing_request(agent.key, **names)
         if names and not _is_given(lambda i: agent.sign(i, request), entry_id):
             saw("such a request is refused")
@@ -104,15 +104,11 @@ def test_request_that_its_key_did_not_sign_is_refused(
     """A signing request that is malformed, or has a wrong signature, gets no SVID."""
     request = api.signing_request(agent.key)
     with server_api.registration.registered(entry("unsigned")) as entry_id:
-        eventually(lambda: _require_listed(agent, {entry_id}), budgets.ENTRY_LISTED)
+        eventually(lambda: agent.require_listed(entry_id), budgets.ENTRY_LISTED)
         agent.sign(entry_id)
         for name, wrong in (("altered", _altered(request)), ("cut", request[:-40]), ("empty", b"")):
             if _is_given(functools.partial(agent.sign, request=wrong), entry_id):
                 raise Accepted(f"an X.509-SVID was signed for a request that is {name}")
-
-
-def _require_listed(agent: api.PlayedAgent, wanted: set[str]) -> None:
-    assert agent.entries() >= wanted, "SPIRE server does not list the agent's new entries"
 
 
 def _ask_token(agent: api.PlayedAgent) -> Callable[[str], object]:

@@ -36,7 +36,7 @@ def signed(
     """An X.509-SVID and a JWT-SVID of an entry that has no TTL."""
     made = entry("without-ttls", x509_svid_ttl=0, jwt_svid_ttl=0)
     with server_api.registration.registered(made) as entry_id:
-        eventually(lambda: _require_listed(agent, entry_id), budgets.ENTRY_LISTED)
+        eventually(lambda: agent.require_listed(entry_id), budgets.ENTRY_LISTED)
         token = jwt.Token.read(agent.token(entry_id, "audience"))
         yield Signed(agent.sign(entry_id), token)
 
@@ -82,7 +82,3 @@ def test_default_lifetimes_apply(server_api: Testbed, signed: Signed) -> None:
 def _issuer(svid: Credential) -> x509.Certificate:
     assert len(svid.chain) > 1, "the X.509-SVID comes without the certificate of its CA"
     return svid.chain[1]
-
-
-def _require_listed(agent: api.PlayedAgent, entry_id: str) -> None:
-    assert entry_id in agent.entries(), "SPIRE server does not list the agent's new entry"
